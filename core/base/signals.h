@@ -1,0 +1,15 @@
+/*
+ * signals.h: SIGINT and SIGTERM ask a program to stop at the next safe point; a second one leaves at once.
+ */
+#ifndef HT_BASE_SIGNALS_H
+#define HT_BASE_SIGNALS_H
+
+#include "core/base/error.h"
+
+/* Installs the handlers (once a process). */
+void ht_signals_install(void);
+
+/* HT_OK while nothing was asked; else HT_INTERRUPTED or HT_TERMINATED. Long loops look at it between steps. */
+ht_status ht_stop_requested(void);
+
+#endif

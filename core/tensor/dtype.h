@@ -1,0 +1,39 @@
+/*
+ * dtype.h: element types and their conversions.
+ */
+#ifndef HT_TENSOR_DTYPE_H
+#define HT_TENSOR_DTYPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* enum, bytes, name in safetensors, name in config.json */
+#define HT_DTYPE_MAP(X)                                                                                       \
+    X(F32, 4, "F32", "float32")                                                                               \
+    X(BF16, 2, "BF16", "bfloat16")                                                                            \
+    X(F16, 2, "F16", "float16")
+
+typedef enum ht_dtype {
+#define HT_DTYPE_ENUM(name, bytes, safetensors, torch) HT_##name,
+    HT_DTYPE_MAP(HT_DTYPE_ENUM)
+#undef HT_DTYPE_ENUM
+} ht_dtype;
+
+size_t ht_dtype_size(ht_dtype dtype);
+const char *ht_dtype_safetensors_name(ht_dtype dtype);
+const char *ht_dtype_torch_name(ht_dtype dtype);
+/* Both name families; -1 when unknown. */
+int ht_dtype_from_name(const char *name);
+
+/* out[n] = in[n] converted; round to nearest even; NaN stays NaN; f32 -> f16 overflow gives infinity. */
+void ht_convert(void *out, ht_dtype out_dtype, const void *in, ht_dtype in_dtype, size_t n);
+
+static inline float ht_bf16_to_f32(uint16_t bits) {
+    union {
+        uint32_t u;
+        float f;
+    } pun = {(uint32_t)bits << 16};
+    return pun.f;
+}
+
+#endif
