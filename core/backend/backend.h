@@ -1,0 +1,236 @@
+/*
+ * backend.h: the one contract of every operation.
+ *
+ * The functions here check shapes and dtypes (HT_ERR_USAGE, naming the operation), then dispatch to the backend's table.
+ * CPU and CUDA implement the same table; tests/op runs one list of cases on every backend against an fp64 scalar
+ * reference.
+ *
+ * Conventions
+ *   Pointers and tensors are memory of the backend, except where a comment says host.
+ *   Activations and weights share one dtype, f32 (the reference mode) or bf16. Statistics, log-probabilities,
+ *   gradients of weights and optimizer state are f32. Sums run in f32 or wider.
+ *   T tokens of a packed batch, S sequences, H query heads, G key/value heads (H % G == 0), D head width, V vocabulary.
+ *   Deterministic: same inputs and threads, same bits; no atomics in float sums.
+ *   No operation allocates after its first call on a shape.
+ * Tolerances of the tests: f32 1e-5 relative to the largest magnitude of a row's exact result times sqrt(terms)
+ * roundings; bf16 2^-8 relative a rounding.
+ */
+#ifndef HT_BACKEND_BACKEND_H
+#define HT_BACKEND_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/error.h"
+#include "core/tensor/tensor.h"
+
+typedef struct ht_backend ht_backend;
+
+/* --- life and memory -------------------------------------------------------------------------------------- */
+
+typedef enum ht_backend_kind { HT_BACKEND_AUTO, HT_BACKEND_CPU, HT_BACKEND_CUDA } ht_backend_kind;
+
+/* NULL-terminated names in the order of ht_backend_kind, for option tables: "auto", "cpu", "cuda". */
+extern const char *const ht_backend_names[];
+
+/* threads 0: one a core. HT_ERR_USAGE when the kind is not built in or there is no such device. AUTO takes CUDA where
+ * built and present, else CPU. */
+ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err);
+void ht_backend_close(ht_backend *be);
+const char *ht_backend_name(const ht_backend *be);
+
+/* 64-byte aligned zeroed memory. Arenas (core/base/arena.h) are pointed at these by ht_backend_arena. */
+struct ht_arena;
+void ht_backend_arena(ht_backend *be, struct ht_arena *arena);
+
+/* Host <-> backend; the copy is complete on return. */
+ht_status ht_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err);
+ht_status ht_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err);
+ht_status ht_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err);
+/* y = x; same shape and dtype; no overlap. */
+ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err);
+
+/* --- embedding -------------------------------------------------------------------------------------------- */
+
+/* y[t] = table[ids[t]].  y [T, dim] out; table [V, dim]; ids [T], each in [0, V) (the caller checks). */
+ht_status ht_embedding_forward(ht_backend *be, ht_tensor *y, const ht_tensor *table, const int32_t *ids, ht_error *err);
+
+/* dtable[ids[t]] += dy[t], in order of t.  dtable [V, dim] f32 in/out; dy [T, dim]. */
+ht_status ht_embedding_backward(ht_backend *be, ht_tensor *dtable, const ht_tensor *dy, const int32_t *ids,
+                                ht_error *err);
+
+/* --- normalisation ---------------------------------------------------------------------------------------- */
+
+/*
+ * y = x / rms(x) * gain, row by row; rms(x) = sqrt(mean(x^2) + eps).
+ *   y [T, dim] out, may alias x; rstd [T] out, f32, 1/rms, kept for the backward pass; x [T, dim]; gain [1, dim]
+ * A row's bits do not depend on T. Source: Zhang and Sennrich 2019; Llama 2 section 2.2.
+ */
+ht_status ht_rms_norm_forward(ht_backend *be, ht_tensor *y, float *rstd, const ht_tensor *x, const ht_tensor *gain,
+                              float eps, ht_error *err);
+
+/*
+ * dx += rstd * (gain * dy - xhat * mean(gain * dy * xhat)), xhat = x * rstd;  dgain += sum over rows of dy * xhat.
+ *   dx [T, dim] in/out, accumulated (the residual stream's gradient); dgain [1, dim] f32 in/out, NULL: not wanted
+ */
+ht_status ht_rms_norm_backward(ht_backend *be, ht_tensor *dx, ht_tensor *dgain, const ht_tensor *dy,
+                               const ht_tensor *x, const float *rstd, const ht_tensor *gain, ht_error *err);
+
+/* --- products --------------------------------------------------------------------------------------------- */
+
+typedef enum ht_accumulate { HT_OVERWRITE, HT_ACCUMULATE } ht_accumulate;
+
+/* y = x w^T (+ y).  y [M, N]; x [M, K]; w [N, K]. */
+ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
+                            ht_accumulate accumulate, ht_error *err);
+/* dx = dy w (+ dx).  dx [M, K]; dy [M, N]; w [N, K]. */
+ht_status ht_matmul_backward_data(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const ht_tensor *w,
+                                  ht_accumulate accumulate, ht_error *err);
+/* dw += dy^T x.  dw [N, K] f32; dy [M, N]; x [M, K]. */
+ht_status ht_matmul_backward_weight(ht_backend *be, ht_tensor *dw, const ht_tensor *dy, const ht_tensor *x,
+                                    ht_error *err);
+
+/* --- rotary position -------------------------------------------------------------------------------------- */
+
+/*
+ * Rotates, in place, the two halves of every head by the angle of the token's position (Hugging Face's layout:
+ * element i pairs with i + D/2).  direction +1 forward, -1 backward.
+ *   x [T, heads * D] in/out; positions [T]; table [positions, D]: cos of D/2 angles, then sin of them
+ */
+ht_status ht_rope(ht_backend *be, ht_tensor *x, int64_t heads, int64_t head_dim, const int32_t *positions,
+                  const ht_tensor *table, int direction, ht_error *err);
+
+/* --- attention -------------------------------------------------------------------------------------------- */
+
+/* Shape of packed causal grouped-query attention. */
+typedef struct ht_attention_shape {
+    int64_t heads, kv_heads, head_dim;
+    int64_t sequences;            /* S */
+    const int32_t *seq_start;     /* [S + 1], backend memory; seq_start[S] = T */
+    const int32_t *seq_start_host; /* the same on the host */
+} ht_attention_shape;
+
+/*
+ * out = softmax(q k^T / sqrt(D)) v inside each sequence, causal; head h reads key/value head h / (H/G).
+ *   out [T, H*D] out; lse [T, H] out, f32, log-sum-exp of the scaled scores, kept for the backward pass
+ *   q [T, H*D]; k, v [T, G*D] (views into one buffer are fine)
+ */
+ht_status ht_attention_forward(ht_backend *be, ht_tensor *out, float *lse, const ht_tensor *q, const ht_tensor *k,
+                               const ht_tensor *v, const ht_attention_shape *shape, ht_error *err);
+
+/* dq, dk, dv (overwritten) from dout; arguments as in the forward pass. */
+typedef struct ht_attention_backward_args {
+    ht_tensor *dq, *dk, *dv;
+    const ht_tensor *dout, *q, *k, *v, *out;
+    const float *lse;
+} ht_attention_backward_args;
+ht_status ht_attention_backward(ht_backend *be, const ht_attention_backward_args *args,
+                                const ht_attention_shape *shape, ht_error *err);
+
+/*
+ * Paged key/value cache of one layer: keys and values [blocks * block_size, G*D]; position p of a sequence is row
+ * block_table[p / block_size] * block_size + p % block_size.
+ */
+typedef struct ht_kv_pages {
+    ht_tensor keys, values;
+    int64_t block_size;
+} ht_kv_pages;
+
+/* New rows of several sequences over their caches. */
+typedef struct ht_cached_shape {
+    int64_t heads, kv_heads, head_dim;
+    int64_t sequences;                /* S */
+    const int32_t *seq_start;         /* [S + 1] rows of each sequence among the T new ones */
+    const int32_t *past;              /* [S] positions already in the cache */
+    const int32_t *block_tables;      /* [S, max_blocks] */
+    int64_t max_blocks;
+    const int32_t *seq_start_host, *past_host, *block_tables_host;
+} ht_cached_shape;
+
+/*
+ * Writes k, v of the new rows into the pages, then out = attention of each new row over positions 0 .. its own.
+ * One operation for prefill (past 0, many rows), decoding (one row) and checking a proposal (a few rows).
+ *   out, q [T, H*D]; k, v [T, G*D]
+ */
+ht_status ht_attention_cached(ht_backend *be, ht_tensor *out, const ht_tensor *q, const ht_tensor *k,
+                              const ht_tensor *v, ht_kv_pages *pages, const ht_cached_shape *shape, ht_error *err);
+
+/* --- feed-forward ----------------------------------------------------------------------------------------- */
+
+/* y = silu(g) * u.  y [T, F] out; gu [T, 2F]: g in the first F columns, u in the rest. */
+ht_status ht_swiglu_forward(ht_backend *be, ht_tensor *y, const ht_tensor *gu, ht_error *err);
+/* dgu [T, 2F] out (may alias gu) from dy [T, F] and gu. */
+ht_status ht_swiglu_backward(ht_backend *be, ht_tensor *dgu, const ht_tensor *dy, const ht_tensor *gu, ht_error *err);
+
+/* --- rows ------------------------------------------------------------------------------------------------- */
+
+/* y[r] = x[rows[r]].  y [R, dim]; rows [R] in [0, T), backend memory. */
+ht_status ht_gather_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const int32_t *rows, ht_error *err);
+/* dx[rows[r]] += dy[r]; rows are distinct. */
+ht_status ht_scatter_rows(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const int32_t *rows, ht_error *err);
+
+/* --- token losses ----------------------------------------------------------------------------------------- */
+
+typedef enum ht_token_loss_kind {
+    HT_TOKEN_LOSS_NONE, /* log-probability (and entropy) only */
+    HT_TOKEN_LOSS_NLL,  /* loss = -weight * logp */
+    HT_TOKEN_LOSS_CLIP  /* PPO: loss = -weight * min(r A, clip(r, 1 - c, 1 + c) A), r = exp(logp - old_logp) */
+} ht_token_loss_kind;
+
+typedef struct ht_token_loss {
+    ht_token_loss_kind kind;
+    const float *weight;    /* [R]; carries 1 / (tokens of the whole step) */
+    const float *old_logp;  /* [R], CLIP */
+    const float *advantage; /* [R], CLIP */
+    float clip;             /* CLIP */
+} ht_token_loss;
+
+/*
+ * For each row: logp = log softmax(logits)[target], entropy of the softmax; then, unless kind is NONE, logits are
+ * replaced by d loss / d logits = (d loss / d logp) * (onehot(target) - softmax).
+ *   logits [R, V] in/out, f32 or bf16; targets [R]; logp [R] out; entropy [R] out, NULL: not wanted
+ *   loss: arrays are backend memory
+ * Softmax runs in f32. Source: PPO's surrogate is Schulman et al. 2017 eq. 7.
+ */
+ht_status ht_token_loss_forward(ht_backend *be, ht_tensor *logits, const int32_t *targets, float *logp, float *entropy,
+                                const ht_token_loss *loss, ht_error *err);
+
+/* --- optimizer -------------------------------------------------------------------------------------------- */
+
+typedef struct ht_adamw_args {
+    double lr, beta1, beta2, eps, decay;
+    double grad_scale; /* multiplies the gradient: clipping */
+    int64_t step;      /* 1 for the first update */
+} ht_adamw_args;
+
+/*
+ * AdamW with decoupled decay on n elements: g = grad * grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+ * w = w (1 - lr decay) - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps).  All f32.
+ * Source: Loshchilov and Hutter 2019, in PyTorch's form.
+ */
+ht_status ht_adamw(ht_backend *be, float *w, float *m, float *v, const float *grad, int64_t n,
+                   const ht_adamw_args *args, ht_error *err);
+
+/* *sum (host) = sum of x[i]^2 over n f32 elements, in f64, by a fixed tree. */
+ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err);
+
+/* --- sampling --------------------------------------------------------------------------------------------- */
+
+/* How one row is sampled. temperature 0: the largest logit, the lowest id among equals. */
+typedef struct ht_sampling {
+    float temperature;
+    float top_p;   /* 1: off; keeps the smallest set of most probable tokens whose mass reaches top_p */
+    int32_t top_k; /* 0: off */
+    uint64_t seed, stream, index; /* Philox coordinates of the uniform number */
+} ht_sampling;
+
+/*
+ * Samples one token a row: temperature, then top-k, then top-p, renormalised.
+ *   logits [R, V]; settings [R] host; tokens [R] host out
+ *   logp [R] host out: log-probability of the token under softmax(logits), temperature 1 and unfiltered; what PPO
+ *   and reports use (NULL: not wanted)
+ */
+ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens,
+                    float *logp, ht_error *err);
+
+#endif

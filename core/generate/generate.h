@@ -1,0 +1,62 @@
+/*
+ * generate.h: the decoding engine. Continuous batching over a paged cache: a finished sequence's place is taken by the
+ * next request at once; when blocks run out, requests wait. Used by rejection, ppo, evaluate, chat.
+ *
+ * A request's sample depends on (seed, stream, position) and its prompt, through Philox, not on its place in the batch.
+ */
+#ifndef HT_GENERATE_GENERATE_H
+#define HT_GENERATE_GENERATE_H
+
+#include "core/model/llama.h"
+
+typedef enum ht_finish { HT_FINISH_EOS, HT_FINISH_LENGTH } ht_finish;
+
+typedef struct ht_request {
+    const int32_t *prompt; /* borrowed, [prompt_length >= 1] */
+    int64_t prompt_length;
+    int64_t max_new_tokens; /* also bounded by the model's max_positions: see ht_generate */
+    float temperature;      /* 0: greedy */
+    float top_p;            /* 1: off */
+    int32_t top_k;          /* 0: off */
+    uint64_t seed, stream;  /* Philox; index is the position in the response */
+    int ignore_eos;         /* go on after EOS up to max_new_tokens */
+    int32_t lookup_tokens;  /* prompt-lookup decoding: tokens proposed a pass; 0: off. The output is the same. */
+} ht_request;
+
+typedef struct ht_completion {
+    int32_t *tokens; /* new memory, [length], EOS included when finish is EOS */
+    float *logp;     /* [length] log-probabilities under the unfiltered policy at temperature 1 */
+    int64_t length;
+    ht_finish finish;
+} ht_completion;
+
+/* Called for every new token, in order within a request; a status other than HT_OK stops the generation. */
+typedef ht_status (*ht_token_callback)(void *context, int64_t request, int32_t token, ht_error *err);
+
+typedef struct ht_engine ht_engine;
+
+typedef struct ht_engine_limits {
+    int64_t max_sequences;  /* decoded at once */
+    int64_t cache_tokens;   /* positions in the paged cache; at least one request's prompt + max_new_tokens */
+    int64_t prefill_tokens; /* new tokens a pass */
+} ht_engine_limits;
+
+typedef struct ht_engine_stats {
+    int64_t passes, prompt_tokens, new_tokens, proposed, accepted;
+} ht_engine_stats;
+
+ht_status ht_engine_init(ht_engine **engine, const ht_llama *model, ht_arena *arena, const ht_engine_limits *limits,
+                         ht_error *err);
+void ht_engine_free(ht_engine *engine);
+
+/*
+ * Runs all requests; completions [count] are zeroed and then filled (also released on failure).
+ * HT_ERR_DATA: a prompt that leaves no room for one new token (names index, length and limit). A request that meets
+ * max_positions or max_new_tokens finishes with LENGTH. HT_INTERRUPTED / HT_TERMINATED when asked to stop.
+ */
+ht_status ht_generate(ht_engine *engine, const ht_request *requests, int64_t count, ht_completion *completions,
+                      ht_token_callback on_token, void *context, ht_error *err);
+void ht_completions_free(ht_completion *completions, int64_t count);
+ht_engine_stats ht_engine_statistics(const ht_engine *engine);
+
+#endif
