@@ -6,10 +6,15 @@
 
 #include "core/base/error.h"
 
-/* Installs the handlers (once a process). */
+/*
+ * Installs the handlers; calling it again is fine. System calls go on after the signal (SA_RESTART), so that
+ * no write is cut; a program that waits for a person waits in poll(), which returns EINTR all the same.
+ * SIGPIPE keeps its default: a closed pipe ends the program quietly.
+ */
 void ht_signals_install(void);
 
-/* HT_OK while nothing was asked; else HT_INTERRUPTED or HT_TERMINATED. Long loops look at it between steps. */
+/* HT_OK while nothing was asked; else HT_INTERRUPTED or HT_TERMINATED. Long loops look at it between steps.
+ */
 ht_status ht_stop_requested(void);
 
 #endif
