@@ -25,7 +25,8 @@ const char *ht_dtype_torch_name(ht_dtype dtype);
 /* Both name families; -1 when unknown. */
 int ht_dtype_from_name(const char *name);
 
-/* out[n] = in[n] converted; round to nearest even; NaN stays NaN; f32 -> f16 overflow gives infinity. */
+/* out[n] = in[n] converted; round to nearest even; NaN stays NaN; f32 -> f16 overflow gives infinity. The buffers do
+ * not overlap. */
 void ht_convert(void *out, ht_dtype out_dtype, const void *in, ht_dtype in_dtype, size_t n);
 
 static inline float ht_bf16_to_f32(uint16_t bits) {
