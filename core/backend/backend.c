@@ -1,0 +1,296 @@
+#include "core/backend/backend.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "core/backend/ops.h"
+#include "core/base/arena.h"
+#include "core/base/memory.h"
+
+const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
+
+ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err) {
+    *be = NULL;
+    if (kind == HT_BACKEND_CUDA)
+        return ht_fail(err, HT_ERR_USAGE, "backend \"%s\" is not built into this program; built in: cpu",
+                       ht_backend_names[kind]);
+    ht_backend *opened = NULL;
+    ht_status status = ht_calloc(&opened, 1, sizeof *opened, err);
+    if (status == HT_OK) status = ht_cpu_open(opened, threads, err);
+    if (status != HT_OK) {
+        free(opened);
+        return status;
+    }
+    *be = opened;
+    return HT_OK;
+}
+
+void ht_backend_close(ht_backend *be) {
+    if (!be) return;
+    be->ops->close(be);
+    free(be);
+}
+
+const char *ht_backend_name(const ht_backend *be) {
+    return be->ops->name;
+}
+
+void ht_backend_arena(ht_backend *be, ht_arena *arena) {
+    arena->allocate = be->ops->allocate;
+    arena->release = be->ops->release;
+    arena->owner = be;
+}
+
+ht_status ht_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err) {
+    return be->ops->upload(be, to, from_host, bytes, err);
+}
+
+ht_status ht_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err) {
+    return be->ops->download(be, to_host, from, bytes, err);
+}
+
+ht_status ht_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err) {
+    return be->ops->zero(be, memory, bytes, err);
+}
+
+/* --- checks ----------------------------------------------------------------------------------------------- */
+
+static ht_status check_shape(const char *op, const char *name, const ht_tensor *t, int64_t rows, int64_t cols,
+                             ht_error *err) {
+    if (t->rows != rows || t->cols != cols || t->stride < t->cols)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "%s: %s is [%" PRId64 ", %" PRId64 "] (stride %" PRId64 "), not [%" PRId64 ", %" PRId64 "]", op,
+                       name, t->rows, t->cols, t->stride, rows, cols);
+    return HT_OK;
+}
+
+static ht_status check_dtype(const char *op, const char *name, const ht_tensor *t, ht_dtype dtype, ht_error *err) {
+    if (t->dtype != dtype)
+        return ht_fail(err, HT_ERR_USAGE, "%s: %s is %s, not %s", op, name, ht_dtype_torch_name(t->dtype),
+                       ht_dtype_torch_name(dtype));
+    return HT_OK;
+}
+
+/* Shape, and the dtype of another tensor. */
+static ht_status check_like(const char *op, const char *name, const ht_tensor *t, int64_t rows, int64_t cols,
+                            ht_dtype dtype, ht_error *err) {
+    ht_status status = check_shape(op, name, t, rows, cols, err);
+    return status ? status : check_dtype(op, name, t, dtype, err);
+}
+
+static ht_status check_heads(const char *op, int64_t heads, int64_t kv_heads, int64_t head_dim, ht_error *err) {
+    if (heads < 1 || kv_heads < 1 || heads % kv_heads || head_dim < 2 || head_dim % 2)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "%s: %" PRId64 " heads over %" PRId64 " key/value heads of width %" PRId64
+                       " (heads must be a multiple, the width even)",
+                       op, heads, kv_heads, head_dim);
+    return HT_OK;
+}
+
+ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("copy", "y", y, x->rows, x->cols, x->dtype, err));
+    HT_TRY(be->ops->copy(be, y, x, err));
+done:
+    return status;
+}
+
+ht_status ht_embedding_forward(ht_backend *be, ht_tensor *y, const ht_tensor *table, const int32_t *ids,
+                               ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("embedding_forward", "y", y, y->rows, table->cols, table->dtype, err));
+    HT_TRY(be->ops->embedding_forward(be, y, table, ids, err));
+done:
+    return status;
+}
+
+ht_status ht_embedding_backward(ht_backend *be, ht_tensor *dtable, const ht_tensor *dy, const int32_t *ids,
+                                ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_dtype("embedding_backward", "dtable", dtable, HT_F32, err));
+    HT_TRY(check_shape("embedding_backward", "dy", dy, dy->rows, dtable->cols, err));
+    HT_TRY(be->ops->embedding_backward(be, dtable, dy, ids, err));
+done:
+    return status;
+}
+
+ht_status ht_rms_norm_forward(ht_backend *be, ht_tensor *y, float *rstd, const ht_tensor *x, const ht_tensor *gain,
+                              float eps, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("rms_norm_forward", "y", y, x->rows, x->cols, x->dtype, err));
+    HT_TRY(check_like("rms_norm_forward", "gain", gain, 1, x->cols, x->dtype, err));
+    HT_TRY(be->ops->rms_norm_forward(be, y, rstd, x, gain, eps, err));
+done:
+    return status;
+}
+
+ht_status ht_rms_norm_backward(ht_backend *be, ht_tensor *dx, ht_tensor *dgain, const ht_tensor *dy,
+                               const ht_tensor *x, const float *rstd, const ht_tensor *gain, ht_error *err) {
+    const char *op = "rms_norm_backward";
+    ht_status status = HT_OK;
+    HT_TRY(check_like(op, "dx", dx, x->rows, x->cols, x->dtype, err));
+    HT_TRY(check_like(op, "dy", dy, x->rows, x->cols, x->dtype, err));
+    HT_TRY(check_like(op, "gain", gain, 1, x->cols, x->dtype, err));
+    if (dgain) HT_TRY(check_like(op, "dgain", dgain, 1, x->cols, HT_F32, err));
+    HT_TRY(be->ops->rms_norm_backward(be, dx, dgain, dy, x, rstd, gain, err));
+done:
+    return status;
+}
+
+ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
+                            ht_accumulate accumulate, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_shape("matmul_forward", "y", y, x->rows, w->rows, err));
+    HT_TRY(check_like("matmul_forward", "w", w, w->rows, x->cols, x->dtype, err));
+    HT_TRY(be->ops->matmul_forward(be, y, x, w, accumulate, err));
+done:
+    return status;
+}
+
+ht_status ht_matmul_backward_data(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const ht_tensor *w,
+                                  ht_accumulate accumulate, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_shape("matmul_backward_data", "dx", dx, dy->rows, w->cols, err));
+    HT_TRY(check_like("matmul_backward_data", "w", w, dy->cols, w->cols, dy->dtype, err));
+    HT_TRY(be->ops->matmul_backward_data(be, dx, dy, w, accumulate, err));
+done:
+    return status;
+}
+
+ht_status ht_matmul_backward_weight(ht_backend *be, ht_tensor *dw, const ht_tensor *dy, const ht_tensor *x,
+                                    ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("matmul_backward_weight", "dw", dw, dy->cols, x->cols, HT_F32, err));
+    HT_TRY(check_like("matmul_backward_weight", "x", x, dy->rows, x->cols, dy->dtype, err));
+    HT_TRY(be->ops->matmul_backward_weight(be, dw, dy, x, err));
+done:
+    return status;
+}
+
+ht_status ht_rope(ht_backend *be, ht_tensor *x, int64_t heads, int64_t head_dim, const int32_t *positions,
+                  const ht_tensor *table, int direction, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_heads("rope", heads, 1, head_dim, err));
+    HT_TRY(check_shape("rope", "x", x, x->rows, heads * head_dim, err));
+    HT_TRY(check_like("rope", "table", table, table->rows, head_dim, HT_F32, err));
+    HT_TRY(be->ops->rope(be, x, heads, head_dim, positions, table, direction, err));
+done:
+    return status;
+}
+
+/* q, k, v of an attention: T rows of H, G, G heads, one dtype. */
+static ht_status check_qkv(const char *op, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim,
+                           const ht_tensor *q, const ht_tensor *k, const ht_tensor *v, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_heads(op, heads, kv_heads, head_dim, err));
+    HT_TRY(check_shape(op, "q", q, rows, heads * head_dim, err));
+    HT_TRY(check_like(op, "k", k, rows, kv_heads * head_dim, q->dtype, err));
+    HT_TRY(check_like(op, "v", v, rows, kv_heads * head_dim, q->dtype, err));
+done:
+    return status;
+}
+
+ht_status ht_attention_forward(ht_backend *be, ht_tensor *out, float *lse, const ht_tensor *q, const ht_tensor *k,
+                               const ht_tensor *v, const ht_attention_shape *shape, ht_error *err) {
+    const char *op = "attention_forward";
+    int64_t rows = shape->seq_start_host[shape->sequences];
+    ht_status status = HT_OK;
+    HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, q, k, v, err));
+    HT_TRY(check_like(op, "out", out, rows, q->cols, q->dtype, err));
+    HT_TRY(be->ops->attention_forward(be, out, lse, q, k, v, shape, err));
+done:
+    return status;
+}
+
+ht_status ht_attention_backward(ht_backend *be, const ht_attention_backward_args *args,
+                                const ht_attention_shape *shape, ht_error *err) {
+    const char *op = "attention_backward";
+    int64_t rows = shape->seq_start_host[shape->sequences];
+    ht_status status = HT_OK;
+    HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, args->q, args->k, args->v, err));
+    HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, args->dq, args->dk, args->dv, err));
+    HT_TRY(check_like(op, "out", args->out, rows, args->q->cols, args->q->dtype, err));
+    HT_TRY(check_like(op, "dout", args->dout, rows, args->q->cols, args->q->dtype, err));
+    HT_TRY(be->ops->attention_backward(be, args, shape, err));
+done:
+    return status;
+}
+
+ht_status ht_attention_cached(ht_backend *be, ht_tensor *out, const ht_tensor *q, const ht_tensor *k,
+                              const ht_tensor *v, ht_kv_pages *pages, const ht_cached_shape *shape, ht_error *err) {
+    const char *op = "attention_cached";
+    int64_t rows = shape->seq_start_host[shape->sequences];
+    ht_status status = HT_OK;
+    HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, q, k, v, err));
+    HT_TRY(check_like(op, "out", out, rows, q->cols, q->dtype, err));
+    HT_TRY(check_like(op, "keys", &pages->keys, pages->keys.rows, k->cols, q->dtype, err));
+    HT_TRY(check_like(op, "values", &pages->values, pages->keys.rows, k->cols, q->dtype, err));
+    HT_TRY(be->ops->attention_cached(be, out, q, k, v, pages, shape, err));
+done:
+    return status;
+}
+
+ht_status ht_swiglu_forward(ht_backend *be, ht_tensor *y, const ht_tensor *gu, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("swiglu_forward", "gu", gu, y->rows, 2 * y->cols, y->dtype, err));
+    HT_TRY(be->ops->swiglu_forward(be, y, gu, err));
+done:
+    return status;
+}
+
+ht_status ht_swiglu_backward(ht_backend *be, ht_tensor *dgu, const ht_tensor *dy, const ht_tensor *gu, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("swiglu_backward", "dgu", dgu, gu->rows, gu->cols, gu->dtype, err));
+    HT_TRY(check_like("swiglu_backward", "gu", gu, dy->rows, 2 * dy->cols, dy->dtype, err));
+    HT_TRY(be->ops->swiglu_backward(be, dgu, dy, gu, err));
+done:
+    return status;
+}
+
+ht_status ht_gather_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const int32_t *rows, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("gather_rows", "y", y, y->rows, x->cols, x->dtype, err));
+    HT_TRY(be->ops->gather_rows(be, y, x, rows, err));
+done:
+    return status;
+}
+
+ht_status ht_scatter_rows(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const int32_t *rows, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_like("scatter_rows", "dy", dy, dy->rows, dx->cols, dx->dtype, err));
+    HT_TRY(be->ops->scatter_rows(be, dx, dy, rows, err));
+done:
+    return status;
+}
+
+ht_status ht_token_loss_forward(ht_backend *be, ht_tensor *logits, const int32_t *targets, float *logp, float *entropy,
+                                const ht_token_loss *loss, ht_error *err) {
+    if (loss->kind != HT_TOKEN_LOSS_NONE && !loss->weight)
+        return ht_fail(err, HT_ERR_USAGE, "token_loss_forward: no weights");
+    if (loss->kind == HT_TOKEN_LOSS_CLIP && (!loss->old_logp || !loss->advantage || !(loss->clip > 0)))
+        return ht_fail(err, HT_ERR_USAGE, "token_loss_forward: the clipped loss needs old_logp, advantage and clip > 0");
+    ht_status status = HT_OK;
+    HT_TRY(check_shape("token_loss_forward", "logits", logits, logits->rows, logits->cols, err));
+    HT_TRY(be->ops->token_loss_forward(be, logits, targets, logp, entropy, loss, err));
+done:
+    return status;
+}
+
+ht_status ht_adamw(ht_backend *be, float *w, float *m, float *v, const float *grad, int64_t n,
+                   const ht_adamw_args *args, ht_error *err) {
+    if (args->step < 1) return ht_fail(err, HT_ERR_USAGE, "adamw: step %" PRId64 " is below 1", args->step);
+    return be->ops->adamw(be, w, m, v, grad, n, args, err);
+}
+
+ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err) {
+    return be->ops->sum_squares(be, x, n, sum, err);
+}
+
+ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens, float *logp,
+                    ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_shape("sample", "logits", logits, logits->rows, logits->cols, err));
+    HT_TRY(be->ops->sample(be, logits, settings, tokens, logp, err));
+done:
+    return status;
+}

@@ -1,0 +1,58 @@
+/*
+ * ops.h: the table a backend fills in. Shapes and dtypes have been checked (backend.c) when an entry is called; the
+ * meaning of each is its namesake's in backend.h.
+ */
+#ifndef HT_BACKEND_OPS_H
+#define HT_BACKEND_OPS_H
+
+#include "core/backend/backend.h"
+
+typedef struct ht_backend_ops {
+    const char *name;
+    void (*close)(ht_backend *be);
+    void *(*allocate)(void *owner, size_t bytes); /* NULL: host memory */
+    void (*release)(void *owner, void *block, size_t bytes);
+    ht_status (*upload)(ht_backend *, void *, const void *, size_t, ht_error *);
+    ht_status (*download)(ht_backend *, void *, const void *, size_t, ht_error *);
+    ht_status (*zero)(ht_backend *, void *, size_t, ht_error *);
+    ht_status (*copy)(ht_backend *, ht_tensor *, const ht_tensor *, ht_error *);
+    ht_status (*embedding_forward)(ht_backend *, ht_tensor *, const ht_tensor *, const int32_t *, ht_error *);
+    ht_status (*embedding_backward)(ht_backend *, ht_tensor *, const ht_tensor *, const int32_t *, ht_error *);
+    ht_status (*rms_norm_forward)(ht_backend *, ht_tensor *, float *, const ht_tensor *, const ht_tensor *, float,
+                                  ht_error *);
+    ht_status (*rms_norm_backward)(ht_backend *, ht_tensor *, ht_tensor *, const ht_tensor *, const ht_tensor *,
+                                   const float *, const ht_tensor *, ht_error *);
+    ht_status (*matmul_forward)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_accumulate,
+                                ht_error *);
+    ht_status (*matmul_backward_data)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_accumulate,
+                                      ht_error *);
+    ht_status (*matmul_backward_weight)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
+    ht_status (*rope)(ht_backend *, ht_tensor *, int64_t, int64_t, const int32_t *, const ht_tensor *, int, ht_error *);
+    ht_status (*attention_forward)(ht_backend *, ht_tensor *, float *, const ht_tensor *, const ht_tensor *,
+                                   const ht_tensor *, const ht_attention_shape *, ht_error *);
+    ht_status (*attention_backward)(ht_backend *, const ht_attention_backward_args *, const ht_attention_shape *,
+                                    ht_error *);
+    ht_status (*attention_cached)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, const ht_tensor *,
+                                  ht_kv_pages *, const ht_cached_shape *, ht_error *);
+    ht_status (*swiglu_forward)(ht_backend *, ht_tensor *, const ht_tensor *, ht_error *);
+    ht_status (*swiglu_backward)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
+    ht_status (*gather_rows)(ht_backend *, ht_tensor *, const ht_tensor *, const int32_t *, ht_error *);
+    ht_status (*scatter_rows)(ht_backend *, ht_tensor *, const ht_tensor *, const int32_t *, ht_error *);
+    ht_status (*token_loss_forward)(ht_backend *, ht_tensor *, const int32_t *, float *, float *,
+                                    const ht_token_loss *, ht_error *);
+    ht_status (*adamw)(ht_backend *, float *, float *, float *, const float *, int64_t, const ht_adamw_args *,
+                       ht_error *);
+    ht_status (*sum_squares)(ht_backend *, const float *, int64_t, double *, ht_error *);
+    ht_status (*sample)(ht_backend *, const ht_tensor *, const ht_sampling *, int32_t *, float *, ht_error *);
+} ht_backend_ops;
+
+struct ht_backend {
+    const ht_backend_ops *ops;
+    int threads;
+    void *state; /* the backend's own */
+};
+
+/* The backends that are built in. */
+ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err);
+
+#endif
