@@ -19,8 +19,9 @@ ht_status ht_fail(ht_error *err, ht_status status, const char *format, ...) {
     if (err->status != HT_OK) return err->status;
     va_list args;
     va_start(args, format);
-    vsnprintf(err->message, sizeof err->message, format, args);
+    int length = vsnprintf(err->message, sizeof err->message, format, args);
     va_end(args);
+    if (length >= (int)sizeof err->message) memcpy(err->message + sizeof err->message - 4, "...", 4);
     err->status = status;
     return status;
 }

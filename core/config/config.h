@@ -6,10 +6,18 @@
  * on the command line by `--set optim.lr=2e-5`, as can be any key. Values are taken from the defaults, then the file
  * given by --config, then the command line from left to right.
  *
- * A configuration file may hold keys of the program's command only; an unknown key, a duplicate key, a wrong type
- * or a value out of range is HT_ERR_USAGE with file, line, value, what is allowed and, for keys, the nearest known one:
+ * A configuration file is one YAML document of nested mappings, scalars and lists of scalars; anchors, aliases, tags
+ * and nulls are refused. It may hold keys of the program's command only; an unknown key, a duplicate key, a wrong
+ * type or a value out of range is HT_ERR_USAGE with file, line, value, what is allowed and, for keys, the nearest
+ * known one:
  *   configs/tiny/sft.yaml:12: optim.lr = "2e5" is above 1
  *   configs/tiny/sft.yaml:9: unknown key "optim.lrr"; did you mean "optim.lr"?
+ *   --temperature: "abc" is not a number
+ * Numbers are decimal and fill the whole value (`1e-4`, not `1e-4x`, `0x10`, `nan`, `inf`); flags are true or false.
+ *
+ * Command lines follow GNU's rules: `--key VALUE` or `--key=VALUE`, `--flag`, `--no-flag`, options and arguments
+ * mixed, `--` ends the options, `-` is an argument. Options are not abbreviated. The last value given to an option
+ * stands, for lists too.
  * Flags every command has: --config F, --set KEY=VALUE, --help; every program: --version, --verbose, --quiet.
  */
 #ifndef HT_CONFIG_CONFIG_H
@@ -17,6 +25,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <jansson.h>
 
@@ -30,7 +39,7 @@ typedef enum ht_option_type {
     HT_OPTION_PATH,   /* the same; `~` and variables are not expanded */
     HT_OPTION_CHOICE, /* int field: index into `choices` */
     HT_OPTION_FLOATS, /* ht_floats field: YAML sequence, or comma-separated; each in [min, max] */
-    HT_OPTION_STRINGS /* ht_strings field: YAML sequence, or comma-separated */
+    HT_OPTION_STRINGS /* ht_strings field: YAML sequence, or comma-separated (blanks around an item are dropped) */
 } ht_option_type;
 
 typedef struct ht_floats {
@@ -115,13 +124,20 @@ typedef struct ht_program {
 
 /*
  * The body of every main(): parses, runs, prints "halter-sft: error: MESSAGE" on stderr, and returns the exit code.
- * Installs the signal handlers.
+ * A program of several commands takes the command's name as first word. Installs the signal handlers. Output to
+ * stdout that cannot be written is HT_ERR_IO.
  */
 int ht_program_main(const ht_program *program, int argc, char **argv);
 
+/* The text of --help: of the command, or of the whole program when `command` is NULL and it has several. */
+void ht_program_help(const ht_program *program, const ht_command *command, FILE *out);
+
 /*
  * Parses a command line for one command into `config` (config_size zeroed bytes) without running it; used by
- * ht_program_main and by tests. *resolved is a new reference. ht_config_release frees the strings and lists.
+ * ht_program_main and by tests. argv[0] is the program's or the command's own name and is skipped. *resolved is a
+ * new reference: one flat object, dotted keys in table order. *arguments is an array to be released with free(), of
+ * strings borrowed from argv. --help and --version are a program's and HT_ERR_USAGE here. On failure nothing needs
+ * to be released. ht_config_release frees the strings and lists.
  */
 ht_status ht_config_parse(const ht_command *command, int argc, char *const *argv, void *config, json_t **resolved,
                           char ***arguments, size_t *argument_count, ht_error *err);
