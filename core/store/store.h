@@ -71,6 +71,13 @@ const char *ht_origin_text(ht_origin origin);
 const char *ht_safety_text(ht_safety safety); /* NULL for NONE */
 const char *ht_finish_text(ht_finish finish); /* NULL for NONE */
 
+/* The value of a text, -1 when there is none such (NULL: NONE where there is one). */
+int ht_kind_find(const char *text);
+int ht_split_find(const char *text);
+int ht_origin_find(const char *text);
+int ht_safety_find(const char *text);
+int ht_finish_find(const char *text);
+
 /*
  * Preference rating, METHOD section 3: how much better the chosen response is.
  *   0 not rated (NULL in the database; margin 0)   1 negligibly better / unsure   2 slightly better
@@ -280,13 +287,13 @@ typedef struct ht_store_filter {
     unsigned kinds, splits; /* of the dialogue */
     unsigned origins;       /* demonstrations */
     int64_t first_round;    /* rounds [first_round, end_round) of the row itself */
-    int64_t end_round;      /* 0: no end */
+    int64_t end_round;      /* 0: no end. Evaluations: of the model */
     const char *source;     /* exact; NULL: any. Of the dialogue for prompts and responses, else of the row */
     const char *batch;      /* exact; NULL: any. Comparisons and demonstrations */
-    int64_t dialog_id;      /* 0: any */
+    int64_t dialog_id;      /* all but evaluations and models; 0: any */
     int64_t model_id;       /* responses, evaluations; 0: any */
     int64_t run_id;         /* responses; 0: any */
-    const char *name;       /* evaluations; NULL: any */
+    const char *name;       /* evaluations, models; NULL: any */
     int64_t after_id;       /* only rows with a greater id */
     int64_t limit;          /* at most so many rows; 0: no limit */
     int64_t helpful_model_id, safe_model_id; /* responses: whose scores a row carries; 0: none */
@@ -298,7 +305,9 @@ typedef enum ht_store_set {
     HT_STORE_RESPONSES,      /* ht_scored_row, ordered by dialogue, then id */
     HT_STORE_COMPARISONS,    /* ht_comparison_row */
     HT_STORE_DEMONSTRATIONS, /* ht_demonstration_row */
-    HT_STORE_EVALUATIONS     /* ht_evaluation_row */
+    HT_STORE_EVALUATIONS,    /* ht_evaluation_row */
+    HT_STORE_MODELS,         /* ht_model_row */
+    HT_STORE_SET_COUNT
 } ht_store_set;
 
 /* A response with its prompt and its scores; NAN: not scored by that model, or no model asked for. */
@@ -309,8 +318,9 @@ typedef struct ht_scored_row {
 } ht_scored_row;
 
 /*
- * Opens a cursor on a set; ht_store_next_* steps it: *found = 0 at the end. It is closed before the store is. Rows may be
- * added meanwhile; whether the cursor comes to see them is not defined.
+ * Opens a cursor on a set; ht_store_next_* steps it: *found = 0 at the end, and the row is zeroed. It is freed before the
+ * store is closed. A cursor holds no lock and no snapshot between two calls, so that one may write, and other processes
+ * too, while it is open; rows added after it was opened are not seen.
  */
 ht_status ht_store_read(ht_store *store, ht_store_set set, const ht_store_filter *filter, ht_store_cursor **out,
                         ht_error *err);
@@ -319,6 +329,7 @@ ht_status ht_store_next_response(ht_store_cursor *cursor, ht_scored_row *row, in
 ht_status ht_store_next_comparison(ht_store_cursor *cursor, ht_comparison_row *row, int *found, ht_error *err);
 ht_status ht_store_next_demonstration(ht_store_cursor *cursor, ht_demonstration_row *row, int *found, ht_error *err);
 ht_status ht_store_next_evaluation(ht_store_cursor *cursor, ht_evaluation_row *row, int *found, ht_error *err);
+ht_status ht_store_next_model(ht_store_cursor *cursor, ht_model_row *row, int *found, ht_error *err);
 void ht_store_cursor_free(ht_store_cursor *cursor); /* NULL is fine */
 
 /* Number of rows the cursor would give. */
