@@ -10,7 +10,6 @@ ht_status ht_batch_init(ht_batch *batch, int64_t max_tokens, int64_t max_sequenc
     memset(batch, 0, sizeof *batch);
     ht_status status = HT_OK;
     HT_TRY(ht_calloc(&batch->tokens, (size_t)max_tokens, sizeof(int32_t), err));
-    HT_TRY(ht_calloc(&batch->positions, (size_t)max_tokens, sizeof(int32_t), err));
     HT_TRY(ht_calloc(&batch->seq_start, (size_t)max_sequences + 1, sizeof(int32_t), err));
     batch->max_tokens = max_tokens;
     batch->max_sequences = max_sequences;
@@ -21,7 +20,6 @@ done:
 
 void ht_batch_free(ht_batch *batch) {
     free(batch->tokens);
-    free(batch->positions);
     free(batch->seq_start);
     memset(batch, 0, sizeof *batch);
 }
@@ -34,8 +32,6 @@ void ht_batch_clear(ht_batch *batch) {
 int ht_batch_add(ht_batch *batch, const int32_t *tokens, int64_t n) {
     if (batch->n_tokens + n > batch->max_tokens || batch->n_sequences == batch->max_sequences) return 0;
     memcpy(batch->tokens + batch->n_tokens, tokens, (size_t)n * sizeof(int32_t));
-    for (int64_t i = 0; i < n; i++)
-        batch->positions[batch->n_tokens + i] = (int32_t)i;
     batch->n_tokens += n;
     batch->seq_start[++batch->n_sequences] = (int32_t)batch->n_tokens;
     return 1;

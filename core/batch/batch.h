@@ -14,7 +14,6 @@
 
 typedef struct ht_batch {
     int32_t *tokens;    /* [T] */
-    int32_t *positions; /* [T] */
     int32_t *seq_start; /* [S + 1] */
     int64_t n_tokens, n_sequences;
     int64_t max_tokens, max_sequences; /* capacity */

@@ -42,7 +42,7 @@ typedef enum ht_keep {
 
 typedef struct ht_activations ht_activations;
 
-/* Buffers for batches of up to max_tokens tokens in max_sequences sequences, and max_rows rows of the heads. */
+/* Buffers for batches of up to max_tokens tokens in max_sequences sequences. Heads run in chunks of HT_LOGIT_ROWS. */
 ht_status ht_activations_init(ht_activations **acts, const ht_llama *model, ht_arena *arena, ht_keep keep,
                               int64_t max_tokens, int64_t max_sequences, ht_error *err);
 void ht_activations_free(ht_activations *acts);
@@ -94,9 +94,11 @@ ht_status ht_scalar_backward(const ht_llama *model, ht_activations *acts, const 
 typedef struct ht_kv_cache {
     ht_kv_pages *layers; /* [n_layers] */
     int64_t blocks, block_size;
+    int64_t max_sequences, max_blocks; /* sequences a batch, blocks a sequence: the model's max_positions */
+    int32_t *tables;                   /* [max_sequences, max_blocks], backend: the batch's block tables */
 } ht_kv_cache;
 ht_status ht_kv_cache_init(ht_kv_cache *cache, const ht_llama *model, ht_arena *arena, int64_t blocks,
-                           int64_t block_size, ht_error *err);
+                           int64_t block_size, int64_t max_sequences, ht_error *err);
 void ht_kv_cache_free(ht_kv_cache *cache);
 
 /* New tokens of several sequences, to be run over their caches. All arrays are host memory. */
@@ -104,8 +106,8 @@ typedef struct ht_decode_batch {
     const int32_t *tokens;       /* [T] */
     const int32_t *seq_start;    /* [S + 1] */
     const int32_t *past;         /* [S] positions already cached */
-    const int32_t *block_tables; /* [S, max_blocks] */
-    int64_t sequences, max_blocks;
+    const int32_t *block_tables; /* [S, cache->max_blocks] */
+    int64_t sequences;
     const int32_t *logit_rows;   /* [R] ascending rows whose logits are wanted */
     int64_t logit_count;
 } ht_decode_batch;

@@ -1,0 +1,60 @@
+/*
+ * Log-probability, entropy and the gradient of a token loss, row by row.  Contract: backend.h.
+ */
+#include <math.h>
+
+#include "core/backend/cpu/cpu.h"
+#include "core/backend/cpu/exp.h"
+
+/* d loss / d logp of one row. */
+static float coefficient(const ht_token_loss *loss, int64_t row, float logp) {
+    float weight = loss->weight[row];
+    if (loss->kind == HT_TOKEN_LOSS_NLL) return -weight;
+    float ratio = expf(logp - loss->old_logp[row]), advantage = loss->advantage[row];
+    /* min(r A, clip(r) A) is flat where the clipped term is the smaller one. */
+    int flat = advantage > 0 ? ratio > 1.0f + loss->clip : ratio < 1.0f - loss->clip;
+    return flat ? 0.0f : -weight * ratio * advantage;
+}
+
+static float row_max(const float *x, int64_t n) {
+    float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < n; i++)
+        largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+/* Sums of e^(x - largest), and of e^(x - largest) (x - largest). */
+static void row_sums(const float *x, int64_t n, float largest, float *mass, float *weighted) {
+    float total = 0, product = 0;
+#pragma omp simd reduction(+ : total, product)
+    for (int64_t i = 0; i < n; i++) {
+        float shifted = x[i] - largest, e = ht_expf(shifted);
+        total += e;
+        product += e > 0 ? e * shifted : 0;
+    }
+    *mass = total;
+    *weighted = product;
+}
+
+ht_status ht_cpu_token_loss_forward(ht_backend *be, ht_tensor *logits, const int32_t *targets, float *logp,
+                                    float *entropy, const ht_token_loss *loss, ht_error *err) {
+    ht_status status = ht_cpu_need_f32("token_loss_forward", logits, err);
+    if (status) return status;
+    int64_t vocab = logits->cols;
+#pragma omp parallel for schedule(static) num_threads(be->threads) if (logits->rows * vocab > 16384)
+    for (int64_t r = 0; r < logits->rows; r++) {
+        float *x = ht_row(logits, r), mass, weighted;
+        float largest = row_max(x, vocab);
+        row_sums(x, vocab, largest, &mass, &weighted);
+        float log_mass = logf(mass);
+        logp[r] = x[targets[r]] - largest - log_mass;
+        if (entropy) entropy[r] = log_mass - weighted / mass; /* -sum p log p */
+        if (loss->kind == HT_TOKEN_LOSS_NONE) continue;
+        float c = coefficient(loss, r, logp[r]), scale = -c / mass;
+        for (int64_t i = 0; i < vocab; i++)
+            x[i] = scale * ht_expf(x[i] - largest);
+        x[targets[r]] += c;
+    }
+    return HT_OK;
+}
