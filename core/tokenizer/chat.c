@@ -38,8 +38,10 @@ static const char *tag_in(const char *content) {
 static ht_status check_content(ht_template which, const char *content, const char *where, ht_error *err) {
     size_t size = strlen(content), valid = ht_utf8_valid(content, size);
     const char *tag = which == HT_TEMPLATE_LLAMA2 ? tag_in(content) : NULL;
-    if (valid != size) return ht_fail(err, HT_ERR_DATA, "%s is not UTF-8 at byte %zu of %zu", where, valid, size);
-    if (tag) return ht_fail(err, HT_ERR_DATA, "%s holds the special tag %s, which is not allowed", where, tag);
+    if (valid != size)
+        return ht_fail(err, HT_ERR_DATA, "%s is not UTF-8 at byte %zu of %zu", where, valid, size);
+    if (tag)
+        return ht_fail(err, HT_ERR_DATA, "%s holds the special tag %s, which is not allowed", where, tag);
     return HT_OK;
 }
 
@@ -63,18 +65,21 @@ ht_status ht_chat_check(ht_template which, ht_prompt prompt, ht_error *err) {
     if (which == HT_TEMPLATE_NONE) return check_contents(which, prompt, err);
     size_t first = system_count(prompt);
     if (prompt.count == first)
-        return ht_fail(err, HT_ERR_DATA, "messages holds a system message only: one from the user must follow");
+        return ht_fail(err, HT_ERR_DATA,
+                       "messages holds a system message only: one from the user must follow");
     for (size_t i = first; i < prompt.count; i++) {
         ht_role wanted = (i - first) % 2 == 0 ? HT_ROLE_USER : HT_ROLE_ASSISTANT;
         ht_role role = prompt.messages[i].role;
         if (role != wanted)
-            return ht_fail(err, HT_ERR_DATA,
-                           "messages[%zu].role = \"%s\" where \"%s\" is due: behind an optional system message, "
-                           "user and assistant alternate",
-                           i, ht_role_text(role), ht_role_text(wanted));
+            return ht_fail(
+                err, HT_ERR_DATA,
+                "messages[%zu].role = \"%s\" where \"%s\" is due: behind an optional system message, "
+                "user and assistant alternate",
+                i, ht_role_text(role), ht_role_text(wanted));
     }
     if ((prompt.count - first) % 2 == 0)
-        return ht_fail(err, HT_ERR_DATA, "messages[%zu].role = \"assistant\": the last message of a prompt is the user's",
+        return ht_fail(err, HT_ERR_DATA,
+                       "messages[%zu].role = \"assistant\": the last message of a prompt is the user's",
                        prompt.count - 1);
     return check_contents(which, prompt, err);
 }
@@ -123,7 +128,8 @@ static ht_status write_plain(ht_prompt prompt, scratch *s, ht_error *err) {
 }
 
 /* s->text, which holds the turn's prompt, becomes the whole turn. */
-static ht_status write_answer(ht_template which, const char *answer, ht_answer_end end, scratch *s, ht_error *err) {
+static ht_status write_answer(ht_template which, const char *answer, ht_answer_end end, scratch *s,
+                              ht_error *err) {
     ht_status status;
     if (which == HT_TEMPLATE_NONE) return add_text(&s->text, answer, err);
     HT_TRY(add_text(&s->text, " ", err));
@@ -143,15 +149,16 @@ done:
 }
 
 static ht_status add_span(ht_chat_ids *out, size_t start, ht_error *err) {
-    ht_status status = ht_grow(&out->spans, &out->span_capacity, out->span_count + 1, sizeof *out->spans, err);
+    ht_status status =
+        ht_grow(&out->spans, &out->span_capacity, out->span_count + 1, sizeof *out->spans, err);
     if (status != HT_OK) return status;
     out->spans[out->span_count++] = (ht_chat_span){(int64_t)start, (int64_t)out->ids.count};
     return HT_OK;
 }
 
 /* Appends one turn, whose prompt is in s->text, and the span of its answer. */
-static ht_status encode_turn(const ht_chat *chat, const char *answer, ht_answer_end end, scratch *s, ht_chat_ids *out,
-                             ht_error *err) {
+static ht_status encode_turn(const ht_chat *chat, const char *answer, ht_answer_end end, scratch *s,
+                             ht_chat_ids *out, ht_error *err) {
     ht_status status;
     ht_ids *ids = &out->ids;
     size_t begin = ids->count;
@@ -161,10 +168,11 @@ static ht_status encode_turn(const ht_chat *chat, const char *answer, ht_answer_
     HT_TRY(encode_open(chat, s, ids, err));
     for (size_t i = 0; i < s->prompt.count; i++) {
         if (begin + i < ids->count && ids->data[begin + i] == s->prompt.data[i]) continue;
-        return ht_fail(err, HT_ERR_DATA,
-                       "turn %zu: the ids of its prompt are not a prefix of the ids of prompt and answer (they part at "
-                       "id %zu of %zu), so a model would not be trained on what it generates",
-                       out->span_count, i, s->prompt.count);
+        return ht_fail(
+            err, HT_ERR_DATA,
+            "turn %zu: the ids of its prompt are not a prefix of the ids of prompt and answer (they part at "
+            "id %zu of %zu), so a model would not be trained on what it generates",
+            out->span_count, i, s->prompt.count);
     }
     if (end == HT_ANSWER_FINISHED) HT_TRY(add_id(ids, ht_tokenizer_eos(chat->tokenizer), err));
     HT_TRY(add_span(out, begin + s->prompt.count, err));
@@ -172,9 +180,10 @@ done:
     return status;
 }
 
-/* Appends every finished turn of a checked llama2 prompt to `out`, and leaves the last user turn in s->text; for
- * template none, the whole prompt. */
-static ht_status encode_history(const ht_chat *chat, ht_prompt prompt, scratch *s, ht_chat_ids *out, ht_error *err) {
+/* Appends every finished turn of a checked llama2 prompt to `out`, and leaves the last user turn in s->text;
+ * for template none, the whole prompt. */
+static ht_status encode_history(const ht_chat *chat, ht_prompt prompt, scratch *s, ht_chat_ids *out,
+                                ht_error *err) {
     ht_status status = HT_OK;
     if (chat->which == HT_TEMPLATE_NONE) return write_plain(prompt, s, err);
     size_t i = system_count(prompt);
@@ -221,20 +230,22 @@ done:
     return status;
 }
 
-static ht_status check_response(const ht_tokenizer *tokenizer, const int32_t *response, size_t count, ht_error *err) {
+static ht_status check_response(const ht_tokenizer *tokenizer, const int32_t *response, size_t count,
+                                ht_error *err) {
     if (count == 0) return ht_fail(err, HT_ERR_DATA, "the response has no ids");
     for (size_t i = 0; i < count; i++) {
         if (response[i] < 0 || response[i] >= ht_tokenizer_size(tokenizer))
-            return ht_fail(err, HT_ERR_DATA, "response id %zu is %" PRId32 ", outside [0, %" PRId32 ")", i, response[i],
-                           ht_tokenizer_size(tokenizer));
+            return ht_fail(err, HT_ERR_DATA, "response id %zu is %" PRId32 ", outside [0, %" PRId32 ")", i,
+                           response[i], ht_tokenizer_size(tokenizer));
         if (response[i] == ht_tokenizer_eos(tokenizer) && i + 1 < count)
-            return ht_fail(err, HT_ERR_DATA, "response id %zu of %zu is EOS: it may only be the last", i, count);
+            return ht_fail(err, HT_ERR_DATA, "response id %zu of %zu is EOS: it may only be the last", i,
+                           count);
     }
     return HT_OK;
 }
 
-ht_status ht_chat_encode_response(const ht_chat *chat, ht_prompt prompt, const int32_t *response, size_t count,
-                                  ht_chat_ids *out, ht_error *err) {
+ht_status ht_chat_encode_response(const ht_chat *chat, ht_prompt prompt, const int32_t *response,
+                                  size_t count, ht_chat_ids *out, ht_error *err) {
     ht_status status;
     scratch s = {0};
     clear(out);

@@ -4,17 +4,18 @@
  * Template llama2 is the chat format of Meta's released code, byte for byte and id for id:
  *   - a leading system message is merged into the message behind it, which keeps its own role:
  *     "<<SYS>>\n" system "\n<</SYS>>\n\n" user;
- *   - a finished turn is BOS, the ids of "[INST] " user.strip() " [/INST] " answer.strip() " " encoded as one string,
- *     EOS: mind the space before EOS, and that BOS stands in front of every turn;
- *   - the last user turn of a prompt is BOS and the ids of "[INST] " user.strip() " [/INST]", without a space behind;
- *   - strip() is Python's and acts on the merged text: the inner edges of the system text stay. There is no default
- *     system message.
- * A turn is encoded as one string, yet generation starts from the ids of its prompt alone: that those are a prefix of
- * the turn's ids is checked for every turn, so training sees exactly what generation produces.
+ *   - a finished turn is BOS, the ids of "[INST] " user.strip() " [/INST] " answer.strip() " " encoded as
+ *     one string, EOS: mind the space before EOS, and that BOS stands in front of every turn;
+ *   - the last user turn of a prompt is BOS and the ids of "[INST] " user.strip() " [/INST]", without a space
+ *     behind;
+ *   - strip() is Python's and acts on the merged text: the inner edges of the system text stay.
+ * There is no default system message. A turn is encoded as one string, yet generation starts from the ids of
+ * its prompt alone: that those are a prefix of the turn's ids is checked for every turn, so training sees
+ * exactly what generation produces.
  *
- * Template none is for plain text: a prompt is BOS and the ids of all contents joined, nothing between them, nothing
- * stripped; a dialogue is BOS, the ids of prompt and answer encoded as one string (with the same check), EOS. Roles
- * mean nothing to it and tags are text; it needs one message at least.
+ * Template none is for plain text: a prompt is BOS and the ids of all contents joined, nothing between them,
+ * nothing stripped; a dialogue is BOS, the ids of prompt and answer encoded as one string (with the same
+ * check), EOS. Roles mean nothing to it and tags are text; it needs one message at least.
  *
  * Source: METHOD.md section 10. All functions may run on many threads at once.
  */
@@ -29,9 +30,9 @@
 #include "core/base/error.h"
 #include "core/tokenizer/tokenizer.h"
 
-#define HT_ROLE_MAP(X)                                                                                        \
-    X(SYSTEM, "system")                                                                                       \
-    X(USER, "user")                                                                                           \
+#define HT_ROLE_MAP(X)                                                                                       \
+    X(SYSTEM, "system")                                                                                      \
+    X(USER, "user")                                                                                          \
     X(ASSISTANT, "assistant")
 
 typedef enum ht_role {
@@ -40,8 +41,8 @@ typedef enum ht_role {
 #undef HT_ROLE_ENUM
 } ht_role;
 
-#define HT_TEMPLATE_MAP(X)                                                                                    \
-    X(LLAMA2, "llama2")                                                                                       \
+#define HT_TEMPLATE_MAP(X)                                                                                   \
+    X(LLAMA2, "llama2")                                                                                      \
     X(NONE, "none")
 
 typedef enum ht_template {
@@ -70,12 +71,13 @@ typedef struct ht_messages {
 } ht_messages;
 
 void ht_messages_release(ht_messages *messages);
-ht_status ht_messages_append(ht_messages *messages, ht_role role, const char *content, ht_error *err); /* copies */
+/* Appends a message with a copy of content. */
+ht_status ht_messages_append(ht_messages *messages, ht_role role, const char *content, ht_error *err);
 
 /*
- * *out = the messages of a JSON array of {"role": "system"|"user"|"assistant", "content": text}; release them. HT_ERR_DATA
- * names the place: malformed JSON, a key missing, of another type, unknown or doubled, an unknown role. Their order is
- * not looked at: see ht_chat_check.
+ * *out = the messages of a JSON array of {"role": "system"|"user"|"assistant", "content": text}; release
+ * them. HT_ERR_DATA names the place: malformed JSON, a key missing, of another type, unknown or doubled, an
+ * unknown role. Their order is not looked at: see ht_chat_check.
  */
 ht_status ht_messages_parse(ht_messages *out, const char *json, ht_error *err);
 ht_status ht_messages_from_json(ht_messages *out, const json_t *array, ht_error *err);
@@ -98,8 +100,8 @@ typedef struct ht_chat {
 } ht_chat;
 
 /*
- * HT_OK when a prompt fits the template. HT_ERR_DATA, naming the message by its index from 0, for no messages and for a
- * content that is not UTF-8, and with template llama2 also for
+ * HT_OK when a prompt fits the template. HT_ERR_DATA, naming the message by its index from 0, for no messages
+ * and for a content that is not UTF-8, and with template llama2 also for
  *   - a system message alone;
  *   - after merging the system message, roles that do not alternate user, assistant, user ...;
  *   - a last message that is not from the user;
@@ -107,11 +109,12 @@ typedef struct ht_chat {
  */
 ht_status ht_chat_check(ht_template which, ht_prompt prompt, ht_error *err);
 
-/* Appends the ids of a prompt to `ids`. Errors: as ht_chat_check and ht_tokenizer_encode; ids keeps what it had. */
+/* Appends the ids of a prompt to `ids`. Errors: as ht_chat_check and ht_tokenizer_encode; ids keeps what it
+ * had. */
 ht_status ht_chat_encode_prompt(const ht_chat *chat, ht_prompt prompt, ht_ids *ids, ht_error *err);
 
-/* An answer that ended, or one that was cut at a length: that gets no EOS and no space behind it, and of its edges
- * only the left one is stripped. */
+/* An answer that ended, or one that was cut at a length: that gets no EOS and no space behind it, and of its
+ * edges only the left one is stripped. */
 typedef enum ht_answer_end { HT_ANSWER_FINISHED, HT_ANSWER_CUT } ht_answer_end;
 
 /* Ids [start, end) of an answer, its EOS included. */
@@ -129,23 +132,24 @@ typedef struct ht_chat_ids {
 void ht_chat_ids_release(ht_chat_ids *out);
 
 /*
- * *out (what it held is dropped, its memory used again; empty on failure) = a prompt and the answer to it. For a list of
- * messages that ends with the assistant's: the prompt is all but the last, the answer is the last.
+ * *out (what it held is dropped, its memory used again; empty on failure) = a prompt and the answer to it.
+ * For a list of messages that ends with the assistant's: the prompt is all but the last, the answer is the
+ * last.
  *
- * Errors: as ht_chat_encode_prompt; the answer holds a tag; HT_ERR_DATA naming the turn (from 0) when the ids of its
- * prompt are not a prefix of its ids.
+ * Errors: as ht_chat_encode_prompt; the answer holds a tag; HT_ERR_DATA naming the turn (from 0) when the ids
+ * of its prompt are not a prefix of its ids.
  */
 ht_status ht_chat_encode_dialog(const ht_chat *chat, ht_prompt prompt, const char *answer, ht_answer_end end,
                                 ht_chat_ids *out, ht_error *err);
 
 /*
- * *out (as above) = a prompt followed by the response ids as they were sampled: nothing is decoded, encoded or added, so
- * EOS is there when the response has it.
+ * *out (as above) = a prompt followed by the response ids as they were sampled: nothing is decoded, encoded
+ * or added, so EOS is there when the response has it.
  *
- * Errors: as ht_chat_encode_prompt; HT_ERR_DATA when there are no ids, one is outside [0, size), or EOS comes before
- * the last.
+ * Errors: as ht_chat_encode_prompt; HT_ERR_DATA when there are no ids, one is outside [0, size), or EOS comes
+ * before the last.
  */
-ht_status ht_chat_encode_response(const ht_chat *chat, ht_prompt prompt, const int32_t *response, size_t count,
-                                  ht_chat_ids *out, ht_error *err);
+ht_status ht_chat_encode_response(const ht_chat *chat, ht_prompt prompt, const int32_t *response,
+                                  size_t count, ht_chat_ids *out, ht_error *err);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * header.c: reads the settings in a model file. A protocol buffer is a list of (field, wire type, value); a nested
- * message is a value of bytes. Unknown fields are passed over, as the format wants.
+ * header.c: reads the settings in a model file. A protocol buffer is a list of (field, wire type, value); a
+ * nested message is a value of bytes. Unknown fields are passed over, as the format wants.
  */
 #include <inttypes.h>
 #include <stdint.h>
@@ -32,7 +32,8 @@ typedef struct field {
 } field;
 
 static ht_status broken(const cursor *c, const char *what, ht_error *err) {
-    return ht_fail(err, HT_ERR_DATA, "not a sentencepiece model, or cut short: %s at byte %td", what, c->at - c->begin);
+    return ht_fail(err, HT_ERR_DATA, "not a sentencepiece model, or cut short: %s at byte %td", what,
+                   c->at - c->begin);
 }
 
 static ht_status read_varint(cursor *c, uint64_t *value, ht_error *err) {
@@ -52,14 +53,20 @@ static ht_status read_field(cursor *c, field *f, ht_error *err) {
     if (status != HT_OK) return status;
     *f = (field){.number = key >> 3, .wire = key & 7};
     switch (f->wire) {
-    case 0: return read_varint(c, &f->value, err);
-    case 1: size = 8; break;
+    case 0:
+        return read_varint(c, &f->value, err);
+    case 1:
+        size = 8;
+        break;
     case 2:
         status = read_varint(c, &size, err);
         if (status != HT_OK) return status;
         break;
-    case 5: size = 4; break;
-    default: return broken(c, "an unknown wire type", err);
+    case 5:
+        size = 4;
+        break;
+    default:
+        return broken(c, "an unknown wire type", err);
     }
     if (size > (uint64_t)(c->end - c->at)) return broken(c, "a field longer than the file", err);
     f->bytes = (cursor){c->begin, c->at, c->at + size};
@@ -72,7 +79,8 @@ static ht_status read_trainer(ht_spm_header *header, cursor c, ht_error *err) {
         field f;
         ht_status status = read_field(&c, &f, err);
         if (status != HT_OK) return status;
-        if (f.number == TRAINER_WHITESPACE_AS_SUFFIX && f.wire == 0) header->whitespace_as_suffix = f.value != 0;
+        if (f.number == TRAINER_WHITESPACE_AS_SUFFIX && f.wire == 0)
+            header->whitespace_as_suffix = f.value != 0;
         if (f.number == TRAINER_UNK_SURFACE && f.wire == 2) {
             header->unk_surface = (const char *)f.bytes.at;
             header->unk_surface_size = (size_t)(f.bytes.end - f.bytes.at);
@@ -89,7 +97,8 @@ static ht_status read_normalizer(ht_spm_header *header, int *has_rules, cursor c
         ht_status status = read_field(&c, &f, err);
         if (status != HT_OK) return status;
         if (f.number == NORMALIZER_CHARSMAP && f.wire == 2) *has_rules = f.bytes.end > f.bytes.at;
-        if (header && f.number == NORMALIZER_ADD_DUMMY_PREFIX && f.wire == 0) header->add_dummy_prefix = f.value != 0;
+        if (header && f.number == NORMALIZER_ADD_DUMMY_PREFIX && f.wire == 0)
+            header->add_dummy_prefix = f.value != 0;
         if (header && f.number == NORMALIZER_REMOVE_EXTRA_WHITESPACES && f.wire == 0)
             header->remove_extra_whitespaces = f.value != 0;
     }

@@ -47,7 +47,8 @@ void ht_messages_release(ht_messages *messages) {
 
 ht_status ht_messages_append(ht_messages *messages, ht_role role, const char *content, ht_error *err) {
     char *copy = NULL;
-    ht_status status = ht_grow(&messages->items, &messages->capacity, messages->count + 1, sizeof *messages->items, err);
+    ht_status status =
+        ht_grow(&messages->items, &messages->capacity, messages->count + 1, sizeof *messages->items, err);
     if (status == HT_OK) status = ht_strdup(&copy, content, err);
     if (status == HT_OK) messages->items[messages->count++] = (ht_message){role, copy};
     return status;
@@ -59,9 +60,11 @@ static ht_status append_object(ht_messages *out, const json_t *object, size_t in
     if (!json_is_object(object)) return ht_fail(err, HT_ERR_DATA, "messages[%zu] is not an object", index);
     json_object_foreach((json_t *)object, key, value) {
         if (strcmp(key, "role") != 0 && strcmp(key, "content") != 0)
-            return ht_fail(err, HT_ERR_DATA, "messages[%zu] has the key \"%.100s\": only role and content are allowed",
-                           index, key);
-        if (!json_is_string(value)) return ht_fail(err, HT_ERR_DATA, "messages[%zu].%s is not a string", index, key);
+            return ht_fail(err, HT_ERR_DATA,
+                           "messages[%zu] has the key \"%.100s\": only role and content are allowed", index,
+                           key);
+        if (!json_is_string(value))
+            return ht_fail(err, HT_ERR_DATA, "messages[%zu].%s is not a string", index, key);
     }
     const char *role = json_string_value(json_object_get(object, "role"));
     const char *content = json_string_value(json_object_get(object, "content"));
@@ -69,7 +72,8 @@ static ht_status append_object(ht_messages *out, const json_t *object, size_t in
         return ht_fail(err, HT_ERR_DATA, "messages[%zu] has no %s", index, role ? "content" : "role");
     for (size_t i = 0; i < COUNT(role_names); i++)
         if (strcmp(role, role_names[i]) == 0) return ht_messages_append(out, (ht_role)i, content, err);
-    return ht_fail(err, HT_ERR_DATA, "messages[%zu].role = \"%.100s\" is not system, user or assistant", index, role);
+    return ht_fail(err, HT_ERR_DATA, "messages[%zu].role = \"%.100s\" is not system, user or assistant",
+                   index, role);
 }
 
 ht_status ht_messages_from_json(ht_messages *out, const json_t *array, ht_error *err) {
@@ -88,7 +92,8 @@ ht_status ht_messages_parse(ht_messages *out, const char *json, ht_error *err) {
     *out = (ht_messages){0};
     json_t *array = json_loads(json, JSON_REJECT_DUPLICATES, &where);
     if (!array)
-        return ht_fail(err, HT_ERR_DATA, "messages: line %d, column %d: %s", where.line, where.column, where.text);
+        return ht_fail(err, HT_ERR_DATA, "messages: line %d, column %d: %s", where.line, where.column,
+                       where.text);
     ht_status status = ht_messages_from_json(out, array, err);
     json_decref(array);
     return status;

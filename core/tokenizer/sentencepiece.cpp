@@ -18,7 +18,8 @@ extern "C" {
 #include "core/tokenizer/sentencepiece.h"
 }
 
-/* Exported by libsentencepiece 0.1.9x and 0.2.0 but in none of its public headers; weak, since later ones lack it. */
+/* Exported by libsentencepiece 0.1.9x and 0.2.0 but in none of its public headers; weak, since later ones
+ * lack it. */
 namespace sentencepiece {
 namespace logging {
 __attribute__((weak)) void SetMinLogLevel(int level);
@@ -149,12 +150,13 @@ ht_status ht_spm_encode(const ht_spm *spm, const char *text, size_t size, ht_ids
     }
 }
 
-ht_status ht_spm_train(char **model, size_t *model_size, int32_t vocab_size, ht_spm_lines lines, ht_error *err) {
+ht_status ht_spm_train(char **model, size_t *model_size, int32_t vocab_size, ht_spm_lines lines,
+                       ht_error *err) {
     *model = nullptr;
     *model_size = 0;
     try {
-        /* The values of Llama 2's own tokenizer.model, except hard_vocab_limit: without it the model comes back with
-         * as many pieces as the text gives, and the caller can say how many that is. */
+        /* The values of Llama 2's own tokenizer.model, except hard_vocab_limit: without it the model comes
+         * back with as many pieces as the text gives, and the caller can say how many that is. */
         const std::unordered_map<std::string, std::string> options = {
             {"model_type", "bpe"},
             {"vocab_size", std::to_string(vocab_size)},

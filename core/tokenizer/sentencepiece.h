@@ -38,13 +38,14 @@ typedef struct ht_spm_lines {
     void *owner;
 } ht_spm_lines;
 
-/* *model = the serialised model trained on the lines, of vocab_size pieces or as many as the text gives; new memory, to
- * be released with free(). HT_ERR_DATA with SentencePiece's reason. */
-ht_status ht_spm_train(char **model, size_t *model_size, int32_t vocab_size, ht_spm_lines lines, ht_error *err);
+/* *model = the serialised model trained on the lines, of vocab_size pieces or as many as the text gives; new
+ * memory, to be released with free(). HT_ERR_DATA with SentencePiece's reason. */
+ht_status ht_spm_train(char **model, size_t *model_size, int32_t vocab_size, ht_spm_lines lines,
+                       ht_error *err);
 
 /*
- * What a model file says beyond its pieces, read from its protocol buffer directly, as the library's face does not
- * show it. Source: sentencepiece_model.proto.
+ * What a model file says beyond its pieces, read from its protocol buffer directly, as the library's face
+ * does not show it. Source: sentencepiece_model.proto.
  */
 typedef struct ht_spm_header {
     int64_t pieces;

@@ -87,7 +87,8 @@ static uint32_t character(const char *bytes, int length) {
 /* Python's str.isspace: bidirectional type WS, B or S, or category Zs. */
 static int is_space(uint32_t c) {
     return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+           c == 0x3000;
 }
 
 void ht_text_strip(const char **bytes, size_t *size, ht_strip edges) {

@@ -84,7 +84,8 @@ static ht_status read_piece(ht_tokenizer *t, const ht_spm_header *header, int32_
     if (p->kind == HT_SPM_BYTE) {
         int byte = byte_of_piece(raw, size);
         if (byte < 0)
-            return ht_fail(err, HT_ERR_DATA, "byte piece %" PRId32 " is \"%s\", not <0x00> to <0xFF>", id, raw);
+            return ht_fail(err, HT_ERR_DATA, "byte piece %" PRId32 " is \"%s\", not <0x00> to <0xFF>", id,
+                           raw);
         HT_TRY(ht_text_append(&t->text, &(char){(char)byte}, 1, err));
     } else if (p->kind == HT_SPM_UNKNOWN) {
         HT_TRY(ht_text_append(&t->text, header->unk_surface, header->unk_surface_size, err));
@@ -105,7 +106,8 @@ static ht_status read_model(ht_tokenizer *t, const char *bytes, size_t size, ht_
     HT_TRY(ht_spm_header_read(&header, bytes, size, err));
     if (header.whitespace_as_suffix)
         return ht_fail(err, HT_ERR_DATA, "models that treat white space as a suffix are not supported");
-    if (header.has_denormalizer) return ht_fail(err, HT_ERR_DATA, "models with a denormalizer are not supported");
+    if (header.has_denormalizer)
+        return ht_fail(err, HT_ERR_DATA, "models with a denormalizer are not supported");
     if (ht_utf8_valid(header.unk_surface, header.unk_surface_size) != header.unk_surface_size)
         return ht_fail(err, HT_ERR_DATA, "the surface of unk is not UTF-8");
     HT_TRY(ht_spm_load(&t->spm, bytes, size, err));
@@ -115,7 +117,9 @@ static ht_status read_model(ht_tokenizer *t, const char *bytes, size_t size, ht_
     t->unk = ht_spm_unk(t->spm);
     if (t->bos < 0 || t->eos < 0 || t->unk < 0)
         return ht_fail(err, HT_ERR_DATA, "the tokenizer has no %s piece",
-                       t->bos < 0 ? "bos" : t->eos < 0 ? "eos" : "unk");
+                       t->bos < 0   ? "bos"
+                       : t->eos < 0 ? "eos"
+                                    : "unk");
     t->strip_one = header.add_dummy_prefix;
     t->strip_all = header.remove_extra_whitespaces;
     HT_TRY(ht_calloc(&t->pieces, (size_t)t->size, sizeof *t->pieces, err));
@@ -193,8 +197,8 @@ void ht_text_stream_init(ht_text_stream *stream, const ht_tokenizer *tokenizer, 
     *stream = (ht_text_stream){.tokenizer = tokenizer, .at_start = place == HT_TEXT_BEGINS};
 }
 
-/* Writes the characters that the pending bytes complete; all of them at the end of a run of byte pieces, where what
- * spells no character becomes U+FFFD a byte. */
+/* Writes the characters that the pending bytes complete; all of them at the end of a run of byte pieces,
+ * where what spells no character becomes U+FFFD a byte. */
 static ht_status write_pending(ht_text_stream *stream, int run_ends, ht_text *text, ht_error *err) {
     while (stream->pending_size > 0) {
         int length = ht_utf8_read(stream->pending, stream->pending_size);
@@ -231,12 +235,13 @@ static ht_status push_one(ht_text_stream *stream, const piece *p, ht_text *text,
     return ht_text_append(text, surface, size, err);
 }
 
-ht_status ht_text_stream_push(ht_text_stream *stream, const int32_t *ids, size_t count, ht_text *text, ht_error *err) {
+ht_status ht_text_stream_push(ht_text_stream *stream, const int32_t *ids, size_t count, ht_text *text,
+                              ht_error *err) {
     const ht_tokenizer *t = stream->tokenizer;
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= t->size)
-            return ht_fail(err, HT_ERR_DATA, "token %zu has id %" PRId32 ", outside [0, %" PRId32 ")", i, ids[i],
-                           t->size);
+            return ht_fail(err, HT_ERR_DATA, "token %zu has id %" PRId32 ", outside [0, %" PRId32 ")", i,
+                           ids[i], t->size);
     for (size_t i = 0; i < count; i++) {
         ht_status status = push_one(stream, &t->pieces[ids[i]], text, err);
         if (status != HT_OK) return status;

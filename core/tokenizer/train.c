@@ -1,11 +1,12 @@
 /*
  * train.c: the lines a tokenizer is trained on.
  *
- * SentencePiece passes over what it cannot take (lines with U+2585, lines that are too long) with a line in its own
- * log, and ends the process on a word of more than 65,535 characters. So lines are cut here, before it sees them, and
- * what was cut is counted.
+ * SentencePiece passes over what it cannot take (lines with U+2585, lines that are too long) with a line in
+ * its own log, and ends the process on a word of more than 65,535 characters. So lines are cut here, before
+ * it sees them, and what was cut is counted.
  */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,8 +17,8 @@
 #include "core/tokenizer/sentencepiece.h"
 
 enum {
-    WORD_MAX = 4096,      /* bytes */
-    VOCAB_MIN = 260,      /* unk, bos, eos, 256 bytes and one character */
+    WORD_MAX = 4096, /* bytes */
+    VOCAB_MIN = 260, /* unk, bos, eos, 256 bytes and one character */
     VOCAB_MAX = 1 << 24
 };
 
@@ -28,8 +29,8 @@ typedef struct source {
     ht_file_map *maps; /* [count] */
     size_t count;
     size_t total, max_bytes;
-    size_t file, at; /* where the next line begins */
-    uint64_t line;   /* number in the file */
+    size_t file, at;  /* where the next line begins */
+    uint64_t line;    /* number in the file */
     const char *rest; /* what is left of the line being cut */
     size_t rest_size;
     size_t bytes_taken;
@@ -94,7 +95,8 @@ static int next_line(source *s) {
     return 0;
 }
 
-/* Bytes of the rest up to the place where it must be cut: a reserved character, or WORD_MAX bytes into a word. */
+/* Bytes of the rest up to the place where it must be cut: a reserved character, or WORD_MAX bytes into a
+ * word. */
 static size_t cut_length(source *s) {
     size_t word = 0, i = 0;
     while (i < s->rest_size) {
@@ -128,6 +130,27 @@ static int next(void *owner, const char **line, size_t *size) {
     }
 }
 
+/* Says in our words why training failed where the reason is known. */
+static ht_status explain(const source *s, int32_t vocab_size, ht_error *err) {
+    char reason[sizeof err->message];
+    ht_status status = err->status;
+    int asked, needed;
+    memcpy(reason, err->message, sizeof reason);
+    const char *small = strstr(reason, "required_chars. ");
+    *err = (ht_error)HT_ERROR_INIT;
+    if (s->lines_taken == 0)
+        return ht_fail(err, HT_ERR_DATA,
+                       "no text to train a tokenizer on: %zu files, %zu bytes, %" PRIu64 " lines", s->count,
+                       s->total, s->lines);
+    if (small && sscanf(small, "required_chars. %d vs %d", &asked, &needed) == 2)
+        return ht_fail(err, HT_ERR_DATA,
+                       "vocab_size = %" PRId32
+                       " is too small for this text: its characters, the 256 bytes and unk, bos "
+                       "and eos need %d",
+                       vocab_size, needed);
+    return ht_fail(err, status, "training a tokenizer of vocab_size = %" PRId32 ": %s", vocab_size, reason);
+}
+
 static void tell(const source *s) {
     if (s->total > s->max_bytes)
         ht_info("tokenizer: training on a sample, %zu of %zu bytes (%" PRIu64 " of %" PRIu64
@@ -144,31 +167,29 @@ static void tell(const source *s) {
 
 ht_status ht_tokenizer_train(const char *const *paths, size_t count, int32_t vocab_size, const char *out_path,
                              size_t max_bytes, ht_error *err) {
-    source s = {.paths = paths, .count = count, .max_bytes = max_bytes ? max_bytes : HT_TOKENIZER_TRAIN_BYTES};
+    source s = {
+        .paths = paths, .count = count, .max_bytes = max_bytes ? max_bytes : HT_TOKENIZER_TRAIN_BYTES};
     ht_spm *trained = NULL;
     char *model = NULL;
     size_t model_size = 0;
     ht_status status;
     if (vocab_size < VOCAB_MIN || vocab_size > VOCAB_MAX)
-        return ht_fail(err, HT_ERR_USAGE, "vocab_size = %" PRId32 " is outside [%d, %d]", vocab_size, VOCAB_MIN,
-                       VOCAB_MAX);
+        return ht_fail(err, HT_ERR_USAGE, "vocab_size = %" PRId32 " is outside [%d, %d]", vocab_size,
+                       VOCAB_MIN, VOCAB_MAX);
     HT_TRY(open_source(&s, err));
     status = ht_spm_train(&model, &model_size, vocab_size, (ht_spm_lines){next, &s}, err);
-    if (status != HT_OK && s.lines_taken == 0) {
-        *err = (ht_error)HT_ERROR_INIT;
-        status = ht_fail(err, HT_ERR_DATA, "no text to train a tokenizer on: %zu files, %zu bytes, %" PRIu64 " lines",
-                         count, s.total, s.lines);
-    }
     if (status != HT_OK) {
-        ht_fail_in(err, "tokenizer of vocab_size = %" PRId32, vocab_size);
+        status = explain(&s, vocab_size, err);
         goto done;
     }
     tell(&s);
     HT_TRY(ht_spm_load(&trained, model, model_size, err));
     if (ht_spm_size(trained) < vocab_size) {
-        status = ht_fail(err, HT_ERR_DATA,
-                         "vocab_size = %" PRId32 " is too large for a text of %zu bytes: the largest possible is "
-                         "%" PRId32, vocab_size, s.bytes_taken, ht_spm_size(trained));
+        status =
+            ht_fail(err, HT_ERR_DATA,
+                    "vocab_size = %" PRId32 " is too large for a text of %zu bytes: the largest possible is "
+                    "%" PRId32,
+                    vocab_size, s.bytes_taken, ht_spm_size(trained));
         goto done;
     }
     HT_TRY(ht_file_write(out_path, model, model_size, err));
