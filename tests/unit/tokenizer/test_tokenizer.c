@@ -251,6 +251,20 @@ static void test_decode__bytes_control_and_unknown(void **state) {
     ht_text_release(&text);
 }
 
+static void test_decode__takes_one_space_off_the_beginning_only(void **state) {
+    fixture *f = *state;
+    ht_ids llama = {0};
+    append_encoded(f->tokenizer, "llama", &llama);
+    assert_int_equal(llama.count, 1); /* the space put in front is inside the piece */
+    const int32_t id = llama.data[0];
+    DECODES(f, "llama", id);
+    DECODES(f, "llama", 1, id);
+    DECODES(f, "llama llama", id, id);
+    DECODES(f, "A llama", BYTE('A'), id);
+    DECODES(f, "\xEF\xBF\xBD llama", BYTE(0xC3), id);
+    ht_ids_release(&llama);
+}
+
 static void test_stream__equals_decode_and_is_utf8(void **state) {
     fixture *f = *state;
     ht_error err = HT_ERROR_INIT;
@@ -361,6 +375,7 @@ int main(void) {
         cmocka_unit_test(test_encode__refuses_what_is_not_utf8),
         cmocka_unit_test(test_decode__gives_the_text_back),
         cmocka_unit_test(test_decode__bytes_control_and_unknown),
+        cmocka_unit_test(test_decode__takes_one_space_off_the_beginning_only),
         cmocka_unit_test(test_stream__equals_decode_and_is_utf8),
         cmocka_unit_test(test_stream__holds_back_an_unfinished_character),
         cmocka_unit_test(test_stream__keeps_the_space_when_text_continues),
