@@ -6,7 +6,8 @@
 #include <string.h>
 
 ht_status ht_calloc(void *out, size_t count, size_t size, ht_error *err) {
-    void *memory = calloc(count ? count : 1, size ? size : 1);
+    int overflows = size && count > SIZE_MAX / size;
+    void *memory = overflows ? NULL : calloc(count ? count : 1, size ? size : 1);
     *(void **)out = memory;
     if (!memory) return ht_fail(err, HT_ERR_NOMEM, "cannot allocate %zu x %zu bytes", count, size);
     return HT_OK;

@@ -108,11 +108,7 @@ void ht_program_help(const ht_program *program, const ht_command *command, FILE 
         fprintf(out, "%s\n", err.message);
         return;
     }
-    static const ht_option everywhere[] = {
-        {HT_OPTION_PATH, "config", 0, NULL, 0, 0, NULL, 0, "configuration file (YAML); options override it"},
-        {HT_OPTION_STRING, "set", 0, NULL, 0, 0, NULL, 0, "set any key, as KEY=VALUE (repeatable)"},
-    };
-    int column = 10, keys = 0;
+    int column = (int)strlen("--set KEY=VALUE"), keys = 0;
     char title[512];
     for (size_t i = 0; i < table.count; i++) {
         option_title(title, sizeof title, table.entries[i].option);
@@ -126,8 +122,8 @@ void ht_program_help(const ht_program *program, const ht_command *command, FILE 
             command->summary ? command->summary : program->summary);
     for (size_t i = 0; i < table.count; i++)
         if (!strchr(table.entries[i].option->key, '.')) print_option(out, column, table.entries[i].option);
-    for (size_t i = 0; i < sizeof everywhere / sizeof *everywhere; i++)
-        print_option(out, column, &everywhere[i]);
+    print_row(out, column, "--config FILE", "configuration file (YAML); options override it", "");
+    print_row(out, column, "--set KEY=VALUE", "set any key (repeatable)", "");
     print_row(out, column, "--verbose", "say more on stderr", "");
     print_row(out, column, "--quiet", "say only warnings and errors", "");
     print_row(out, column, "--help", "print this help", "");

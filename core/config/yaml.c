@@ -13,9 +13,8 @@
 #include "core/base/files.h"
 #include "core/base/memory.h"
 
-/* No configuration comes near these; a wrong file (weights, an archive) or a hostile one does. */
+/* No configuration comes near this; a wrong file (weights, an archive) does. */
 #define FILE_BYTES_MAX ((size_t)1 << 20)
-#define DEPTH_MAX      8
 
 typedef struct section {
     char *path;
@@ -182,8 +181,8 @@ static ht_status note_section(reader *r, const char *path, size_t line, ht_error
     return status;
 }
 
-/* After MAPPING-START, up to its end. `prefix` is "" or "optim.". */
-static ht_status read_mapping(reader *r, const char *prefix, int depth, ht_error *err) {
+/* After MAPPING-START, up to its end. `prefix` is "" or "optim."; the known keys bound the depth. */
+static ht_status read_mapping(reader *r, const char *prefix, ht_error *err) {
     char key[HT_CONFIG_KEY_MAX], inner[HT_CONFIG_KEY_MAX + 1];
     yaml_event_t event;
     for (;;) {
@@ -213,11 +212,9 @@ static ht_status read_mapping(reader *r, const char *prefix, int depth, ht_error
                 if (!entry) return unknown_key(r, key, line, err);
                 return ht_fail(err, HT_ERR_USAGE, "%s:%zu: %s is a value, not a mapping", r->file, line, key);
             }
-            if (depth == DEPTH_MAX)
-                return ht_fail(err, HT_ERR_USAGE, "%s:%zu: nested deeper than %d", r->file, line, DEPTH_MAX);
             status = note_section(r, key, line, err);
             snprintf(inner, sizeof inner, "%s.", key);
-            if (status == HT_OK) status = read_mapping(r, inner, depth + 1, err);
+            if (status == HT_OK) status = read_mapping(r, inner, err);
         }
         if (status != HT_OK) return status;
     }
@@ -236,7 +233,7 @@ static ht_status read_stream(reader *r, ht_error *err) {
         else if ((type == YAML_SCALAR_EVENT && !is_null(&event)) || type == YAML_SEQUENCE_START_EVENT)
             status = refuse(r, &event, err, "not a mapping of keys to values");
         yaml_event_delete(&event);
-        if (type == YAML_MAPPING_START_EVENT) status = read_mapping(r, "", 0, err);
+        if (type == YAML_MAPPING_START_EVENT) status = read_mapping(r, "", err);
         if (status != HT_OK || type == YAML_STREAM_END_EVENT) return status;
     }
 }
