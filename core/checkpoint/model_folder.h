@@ -1,10 +1,17 @@
 /*
  * model_folder.h: Hugging Face Llama folders in and out, and halter.json beside them.
  *
- * A folder has config.json, model.safetensors (or shards with an index), tokenizer.model, generation_config.json; ours
- * also halter.json. What is not a Llama 2 shape is refused: another model_type, rope scaling, attention or MLP bias,
- * another activation, a missing, surplus or misshapen tensor, more than one label: HT_ERR_DATA with file, field or
+ * A folder has config.json, model.safetensors (or shards with an index), tokenizer.model,
+ * generation_config.json; ours also tokenizer_config.json and halter.json. What is not a Llama 2 shape is
+ * refused: another model_type, rope scaling, attention or MLP bias, another activation, quantization, several
+ * end ids, a missing, surplus or misshapen tensor, more than one label: HT_ERR_DATA with file, field or
  * tensor, value, and what is allowed.
+ *
+ * Read as transformers does: model.safetensors before an index; null where it means absent; "rope_theta" or
+ * "rope_parameters"; "torch_dtype" and "dtype" alike are not looked at (each tensor says its own). Tensors
+ * that may be surplus: "model.layers.N.self_attn.rotary_emb.inv_freq" of old checkpoints; lm_head.weight of a
+ * tied model, when it equals the embedding byte for byte (transformers 4 would drop another one, transformers
+ * 5 keep it: refused).
  */
 #ifndef HT_CHECKPOINT_MODEL_FOLDER_H
 #define HT_CHECKPOINT_MODEL_FOLDER_H
@@ -18,40 +25,51 @@
 ht_status ht_model_folder_config(const char *folder, ht_llama_config *config, ht_error *err);
 
 /*
- * Loads weights into `model`, already initialised with the folder's config or with one that differs only in its head:
- * converted from f32, f16 or bf16 to the model's dtype. Wanting a scalar head from a language model's folder leaves the
- * head as it is (the caller randomizes it) and sets *head_loaded = 0.
+ * Loads weights into `model`, already initialised with the folder's config or with one that differs only in
+ * its head, max_positions or ids: converted from f32, f16 or bf16 to the model's dtype. Wanting a scalar head
+ * from a language model's folder leaves the head as it is (the caller randomizes it) and sets *head_loaded =
+ * 0; a language model from a reward model's folder is HT_ERR_DATA. Everything is checked before the first
+ * tensor is touched; host memory beyond the model is a few MB.
  */
 ht_status ht_model_folder_load(const char *folder, ht_llama *model, int *head_loaded, ht_error *err);
 
 /*
  * Where a model comes from: halter.json. Borrowed strings; NULL where not known.
- *   {"halter": version, "stage", "round", "parent": {"path", "hash"}, "config": resolved, "data": {...}, "created"}
+ *   {"halter": version, "stage", "round", "parent": {"path", "hash"}, "config": resolved, "data": {...},
+ * "created"}
  */
 typedef struct ht_lineage {
-    const char *stage;  /* "pretrain", "sft", "reward", "rejection", "ppo" */
+    const char *stage; /* "pretrain", "sft", "reward", "rejection", "ppo" */
     int64_t round;
-    const char *parent; /* folder of the model it started from; its identity hash is read from there */
+    const char *parent;   /* folder of the model it started from; its identity hash is read from there */
     const json_t *config; /* resolved configuration */
     const json_t *data;   /* what it was trained on: database, filters, counts, hash */
 } ht_lineage;
 
 /*
- * Writes a complete folder through a temporary one (ht_folder_begin): the weights in `dtype`, the tokenizer copied
- * from the file `tokenizer` (NULL: none). Replaces nothing: HT_ERR_USAGE when `folder` holds a model already.
- * A folder that exists and holds only training state and metrics (state/, metrics.jsonl) is filled file by file, with
- * halter.json renamed into place last: its presence means complete.
+ * Writes a complete folder through a temporary one (ht_folder_begin): the weights in `dtype`, the tokenizer
+ * copied from the file `tokenizer` (NULL: none) with a tokenizer_config.json that carries Llama 2's chat
+ * template unless the stage is "pretrain". Replaces nothing: HT_ERR_USAGE when `folder` holds a model
+ * already. A folder that exists (training state, metrics) is filled file by file, with halter.json renamed
+ * into place last: its presence means complete. Until then ".halter-saving" stands in it: such a folder is
+ * not loaded, and a later save begins again. HT_ERR_DATA: a weight that does not fit float16. Shards above 5
+ * GB. A parent that cannot be read gives a warning and a null hash.
  */
-ht_status ht_model_folder_save(const char *folder, const ht_llama *model, ht_dtype dtype, const char *tokenizer,
-                               const ht_lineage *lineage, ht_error *err);
+ht_status ht_model_folder_save(const char *folder, const ht_llama *model, ht_dtype dtype,
+                               const char *tokenizer, const ht_lineage *lineage, ht_error *err);
 
 /* 1 when the folder holds a complete model (config.json, weights; halter.json when we wrote it). */
 int ht_model_folder_complete(const char *folder);
 
-/* Identity of a model: hash over config.json and the weight files' content hashes; cached in halter.json by save. */
+/*
+ * Identity of a model: ht_hash of the compact JSON object {file: ht_file_hash}, keys sorted, over config.json
+ * and the weight files. Cached in halter.json by save; the cache counts while names, sizes and config.json's
+ * content agree. Otherwise reads all weights.
+ */
 ht_status ht_model_folder_hash(const char *folder, char out[HT_HASH_LEN], ht_error *err);
 
-/* Path of the folder's tokenizer.model; HT_ERR_DATA when absent (naming tokenizer.json-only folders as such). */
+/* Path of the folder's tokenizer.model; HT_ERR_DATA when absent (naming tokenizer.json-only folders as such).
+ */
 ht_status ht_model_folder_tokenizer(const char *folder, char path[HT_PATH_MAX], ht_error *err);
 
 #endif
