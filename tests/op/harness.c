@@ -72,6 +72,18 @@ void op_run_begin(op_run *run, ht_backend *be, op_result *result) {
     ht_backend_arena(be, &run->arena);
 }
 
+int op_backend_computes(ht_backend *be, ht_dtype dtype) {
+    const double ones[] = {1, 1};
+    op_result result;
+    op_run run = {.dtype = dtype};
+    op_run_begin(&run, be, &result);
+    ht_tensor x = op_tensor(&run, dtype, 1, 2, ones), y = op_tensor(&run, dtype, 1, 2, NULL);
+    ht_status status = ht_rms_norm_forward(be, &y, op_floats(&run, 1, NULL), &x, &x, 1e-5f, &run.err);
+    if (status != HT_OK) fprintf(stderr, "no %s cases: %s\n", ht_dtype_torch_name(dtype), run.err.message);
+    op_run_end(&run);
+    return status != HT_ERR_USAGE;
+}
+
 void op_run_end(op_run *run) { ht_arena_clear(&run->arena); }
 
 void op_check(op_run *run, ht_status status) {

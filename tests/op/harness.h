@@ -32,8 +32,8 @@ typedef struct op_output {
     double f32_roundings, bf16_roundings, floor;
 } op_output;
 
-/* Errors of a sum add up like a random walk; 16 leaves four standard deviations and the other operations around it. */
-#define SUM_ROUNDINGS(n) (16 * sqrt((double)(n) + 4))
+/* Errors of a sum add up like a random walk; 6 leaves some standard deviations and the operations around it. */
+#define SUM_ROUNDINGS(n) (6 * sqrt((double)(n) + 4))
 
 /* Largest error over what is allowed: at most 1 is a pass. NaN and infinity where the other is finite: infinity. */
 double op_error(const op_output *output);
@@ -64,6 +64,9 @@ typedef struct op_run {
 
 /* Kind named by HALTER_TEST_BACKEND; exits 77 (skipped) when this build or machine has none. */
 ht_backend *op_backend_open(int threads);
+
+/* 0 when the backend refuses (HT_ERR_USAGE) to compute in `dtype`: asked once, of a norm. Its cases are then not run. */
+int op_backend_computes(ht_backend *be, ht_dtype dtype);
 
 /* Prepares a run on a fresh arena, and releases what it took. */
 void op_run_begin(op_run *run, ht_backend *be, op_result *result);
