@@ -18,7 +18,7 @@ model:      base config tensor backend comm tokenizer batch
 checkpoint: base config tensor backend comm tokenizer batch model
 optim:      base config tensor backend comm tokenizer batch model checkpoint
 store:      base
-generate:   base config tensor backend comm tokenizer batch model checkpoint
+generate:   store base config tensor backend comm tokenizer batch model checkpoint
 train:      base config tensor backend comm tokenizer batch model checkpoint optim store generate
 '
 stages='annotations sft reward rejection ppo evaluate chat rounds'
@@ -108,7 +108,8 @@ expect 1 core/model/a.c '#include "core/train/train.h"'
 expect 1 core/config/a.c '#include "core/tensor/dtype.h"'
 expect 1 core/backend/cpu/a.c '#include "core/comm/comm.h"'
 expect 1 core/backend/cuda/a.cu '#include "core/model/llama.h"'
-expect 1 core/generate/a.c '#include "core/store/store.h"'
+expect 0 core/generate/a.c '#include "core/store/store.h"'
+expect 1 core/store/a.c '#include "core/generate/generate.h"'
 expect 1 core/train/a.c '#include "sft/sft.h"'
 expect 1 sft/main.c '#include "ppo/ppo.h"'
 expect 1 rounds/main.c '#include "sft/sft.h"'
