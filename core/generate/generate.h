@@ -2,14 +2,16 @@
  * generate.h: the decoding engine. Continuous batching over a paged cache: a finished sequence's place is taken by the
  * next request at once; when blocks run out, requests wait. Used by rejection, ppo, evaluate, chat.
  *
- * A request's sample depends on (seed, stream, position) and its prompt, through Philox, not on its place in the batch.
+ * A request's sample depends on (seed, stream, position) and its prompt, through Philox, not on its place in the batch
+ * (but for the rounding of products whose shape the batch sets). Requests whose prompts begin alike, as the K samples of
+ * one prompt do, compute and store the whole blocks they share once; put them next to each other.
  */
 #ifndef HT_GENERATE_GENERATE_H
 #define HT_GENERATE_GENERATE_H
 
 #include "core/model/llama.h"
 
-typedef enum ht_finish { HT_FINISH_EOS, HT_FINISH_LENGTH } ht_finish;
+typedef enum ht_stop_reason { HT_STOP_EOS, HT_STOP_LENGTH } ht_stop_reason;
 
 typedef struct ht_request {
     const int32_t *prompt; /* borrowed, [prompt_length >= 1] */
@@ -27,7 +29,7 @@ typedef struct ht_completion {
     int32_t *tokens; /* new memory, [length], EOS included when finish is EOS */
     float *logp;     /* [length] log-probabilities under the unfiltered policy at temperature 1 */
     int64_t length;
-    ht_finish finish;
+    ht_stop_reason finish;
 } ht_completion;
 
 /* Called for every new token, in order within a request; a status other than HT_OK stops the generation. */
@@ -36,23 +38,38 @@ typedef ht_status (*ht_token_callback)(void *context, int64_t request, int32_t t
 typedef struct ht_engine ht_engine;
 
 typedef struct ht_engine_limits {
-    int64_t max_sequences;  /* decoded at once */
+    int64_t max_sequences;  /* decoded at once, at most HT_LOGIT_ROWS */
     int64_t cache_tokens;   /* positions in the paged cache; at least one request's prompt + max_new_tokens */
-    int64_t prefill_tokens; /* new tokens a pass */
+    int64_t prefill_tokens; /* new tokens a pass; at least max_sequences are always allowed */
+    /* 1: what the cache holds is kept from one ht_generate to the next, so that a dialogue's next turn computes only what
+     * is new. The weights must not change in between. 0: every call begins anew. */
+    int keep_cache;
 } ht_engine_limits;
 
+/* Sums since ht_engine_init. */
 typedef struct ht_engine_stats {
-    int64_t passes, prompt_tokens, new_tokens, proposed, accepted;
+    int64_t passes;
+    int64_t prompt_tokens; /* of requests that were started */
+    int64_t shared_tokens; /* positions not computed because the cache held them */
+    int64_t new_tokens;
+    int64_t proposed, accepted; /* prompt-lookup decoding */
+    int64_t put_back; /* times a sequence gave its blocks to an older one and waited */
 } ht_engine_stats;
 
+/*
+ * Cache and activations from the arena, everything else too: passes allocate nothing. `model` is borrowed; its weights may
+ * change between calls of ht_generate. In planning mode of the arena nothing can be generated.
+ */
 ht_status ht_engine_init(ht_engine **engine, const ht_llama *model, ht_arena *arena, const ht_engine_limits *limits,
                          ht_error *err);
 void ht_engine_free(ht_engine *engine);
 
 /*
  * Runs all requests; completions [count] are zeroed and then filled (also released on failure).
- * HT_ERR_DATA: a prompt that leaves no room for one new token (names index, length and limit). A request that meets
- * max_positions or max_new_tokens finishes with LENGTH. HT_INTERRUPTED / HT_TERMINATED when asked to stop.
+ * HT_ERR_DATA: a prompt that leaves no room for one new token (names index, length and limit), or holds an id that is not
+ * in the vocabulary. HT_ERR_USAGE: a request that alone does not fit the cache, or has no meaning. A request that meets
+ * max_positions or max_new_tokens finishes with LENGTH. HT_INTERRUPTED / HT_TERMINATED when asked to stop, looked at
+ * between passes. Order of on_token: within a request in order; requests alternate.
  */
 ht_status ht_generate(ht_engine *engine, const ht_request *requests, int64_t count, ht_completion *completions,
                       ht_token_callback on_token, void *context, ht_error *err);
