@@ -44,14 +44,14 @@ typedef struct ht_train_config {
 } ht_train_config;
 
 extern const char *const ht_train_dtype_names[]; /* in the order of ht_dtype: "f32", "bf16" */
-extern const char
-    *const ht_train_schedule_names[]; /* in the order of ht_schedule_kind: "constant", "cosine" */
+/* in the order of ht_schedule_kind: "constant", "cosine" */
+extern const char *const ht_train_schedule_names[];
 
 /*
  * The rows of a stage's table for ht_train_config, with the stage's own defaults (texts) where stages differ:
  * peak rate, schedule, its last rate as a share of the peak, warm-up as a share of all steps, warm-up's least
- * number of steps: static const ht_option train_options[] = {HT_TRAIN_OPTIONS("2e-5", "cosine", "0.1",
- * "0.03", "0")};
+ * number of steps. E.g.
+ *   static const ht_option options[] = {HT_TRAIN_OPTIONS("2e-5", "cosine", "0.1", "0.03", "0")};
  */
 #define HT_TRAIN_OPTIONS(LR, SCHEDULE, FINAL_LR, WARMUP, WARMUP_MIN)                                         \
     HT_OPT_PATH(ht_train_config, out, "out", NULL, HT_OPTION_REQUIRED | HT_OPTION_RESUME_SAFE,               \
@@ -204,7 +204,7 @@ typedef struct ht_train_task {
 typedef struct ht_train_run {
     const ht_train_config *config;
     const ht_invocation *invocation;
-    const ht_train_setup *setup;
+    ht_train_setup *setup;
     ht_train_model models[HT_TRAIN_MODELS_MAX];
     int model_count;       /* models[0] is the one whose folder is written */
     ht_store *store;       /* metrics, the run and the model also go there; NULL: none */

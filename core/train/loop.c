@@ -1,0 +1,409 @@
+/*
+ * The training loop.
+ *
+ * A state is taken between two steps only, so what a run is at that point is small: the weights and moments
+ * of its models, the number of updates, the task's own values, and how long the metrics file is. Everything
+ * else is a function of the configuration and the data, which a resumed run must share (run.json).
+ */
+#include "core/train/internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/json.h"
+#include "core/base/log.h"
+#include "core/base/progress.h"
+#include "core/base/signals.h"
+#include "core/checkpoint/train_state.h"
+
+#define PARTS_A_MODEL 3
+
+typedef struct loop {
+    ht_train_run *run;
+    const ht_train_task *task;
+    const ht_train_config *config;
+    ht_train_paths paths;
+    ht_recorder recorder;
+    ht_progress progress;
+    double step_started, rate; /* ht_now; tokens a second, smoothed */
+    ht_schedule schedule;
+    int64_t stride;
+    int64_t updates;    /* done */
+    int64_t last_saved; /* updates in the newest state; -1: there is none */
+    int64_t run_id, parent_id;
+    int begun; /* this process takes part in the run, rather than being refused */
+    int stop;  /* early stop asked for by the task */
+    int mixed; /* some models have had the update of this step, others not: nothing to save */
+    char norm_names[HT_TRAIN_MODELS_MAX][80];
+    char part_names[HT_TRAIN_MODELS_MAX * PARTS_A_MODEL][80];
+    ht_state_part parts[HT_TRAIN_MODELS_MAX * PARTS_A_MODEL];
+} loop;
+
+static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task, ht_error *err) {
+    static const char *const kinds[PARTS_A_MODEL] = {"weights", "m", "v"};
+    *l = (loop){.run = run, .task = task, .config = run->config, .last_saved = -1};
+    if (run->model_count < 1 || run->model_count > HT_TRAIN_MODELS_MAX)
+        return ht_fail(err, HT_ERR_USAGE, "%d models to train; 1 to %d are allowed", run->model_count,
+                       HT_TRAIN_MODELS_MAX);
+    if (task->steps < 1)
+        return ht_fail(err, HT_ERR_USAGE, "there are %" PRId64 " optimizer steps to do; at least 1 is needed",
+                       task->steps);
+    l->stride = task->checkpoint_stride > 0 ? task->checkpoint_stride : 1;
+    const ht_train_config *c = l->config;
+    int64_t warmup = (int64_t)ceil(c->warmup_share * (double)task->steps);
+    if (warmup < c->warmup_min) warmup = c->warmup_min;
+    l->schedule = (ht_schedule){.kind = (ht_schedule_kind)c->schedule,
+                                .lr = c->lr,
+                                .final = c->final_lr,
+                                .warmup = warmup < task->steps ? warmup : task->steps,
+                                .steps = task->steps};
+    for (int i = 0; i < run->model_count; i++) {
+        ht_train_model *m = &run->models[i];
+        ht_params *params[PARTS_A_MODEL] = {&m->trainable->model->weights, &m->trainable->m,
+                                            &m->trainable->v};
+        snprintf(l->norm_names[i], sizeof l->norm_names[i], "%s%sgrad_norm", i ? m->name : "", i ? "_" : "");
+        for (int k = 0; k < PARTS_A_MODEL; k++) {
+            int p = i * PARTS_A_MODEL + k;
+            snprintf(l->part_names[p], sizeof l->part_names[p], "%s.%s", m->name, kinds[k]);
+            l->parts[p] = (ht_state_part){.name = l->part_names[p], .params = params[k]};
+        }
+    }
+    return ht_train_paths_init(&l->paths, c->out, err);
+}
+
+/* --- begin, resume ----------------------------------------------------------------------------------------
+ */
+
+/* Notes a new run in the database and in run.json, which makes the folder one that holds a run. */
+static ht_status begin_run(loop *l, ht_error *err) {
+    ht_train_run *run = l->run;
+    ht_status status = HT_OK;
+    json_t *note = NULL;
+    char *config = NULL;
+    HT_TRY(ht_folder_create(l->paths.state, err));
+    if (run->store && run->lineage.parent)
+        HT_TRY(ht_train_register_model(run->store, run->lineage.parent, &l->parent_id, err));
+    if (run->store) {
+        config = json_dumps(run->invocation->resolved, JSON_COMPACT | JSON_PRESERVE_ORDER);
+        HT_TRY(ht_store_begin_run(run->store,
+                                  &(ht_run_row){.stage = run->lineage.stage,
+                                                .round = l->config->round,
+                                                .model_id = l->parent_id,
+                                                .config = config,
+                                                .folder = l->config->out},
+                                  &l->run_id, err));
+    }
+    note = json_pack("{s:s, s:s, s:I, s:I, s:I, s:O}", "stage", run->lineage.stage, "data_hash",
+                     run->data_hash, "steps", (json_int_t)l->task->steps, "run_id", (json_int_t)l->run_id,
+                     "parent_id", (json_int_t)l->parent_id, "config", run->invocation->resolved);
+    if (!note) {
+        status = ht_fail(err, HT_ERR_NOMEM, "out of memory for \"%s\"", l->paths.run);
+        goto done;
+    }
+    status = ht_json_write(l->paths.run, note, err);
+done:
+    free(config);
+    json_decref(note);
+    return status;
+}
+
+/* Refuses a run that is not the one of run.json. */
+static ht_status check_same_run(loop *l, ht_error *err) {
+    ht_status status = HT_OK;
+    json_t *note = NULL;
+    HT_TRY(ht_json_read(l->paths.run, &note, err));
+    const char *stage = ht_json_string(note, "stage"), *hash = ht_json_string(note, "data_hash");
+    const json_t *config = json_object_get(note, "config");
+    int64_t steps = 0;
+    HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "steps", 1}, 1, INT64_MAX, &steps, err));
+    HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "run_id", 1}, 0, INT64_MAX, &l->run_id, err));
+    HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "parent_id", 1}, 0, INT64_MAX, &l->parent_id,
+                           err));
+    if (!stage || !hash || !json_is_object(config)) {
+        status =
+            ht_fail(err, HT_ERR_DATA, "%s: \"stage\", \"data_hash\" or \"config\" is missing", l->paths.run);
+        goto done;
+    }
+    if (strcmp(stage, l->run->lineage.stage) != 0) {
+        status = ht_fail(err, HT_ERR_USAGE, "\"%s\" holds a run of stage \"%s\", this is stage \"%s\"",
+                         l->config->out, stage, l->run->lineage.stage);
+        goto done;
+    }
+    status = ht_config_check_same(l->run->invocation->command, config, l->run->invocation->resolved, err);
+    if (status != HT_OK) {
+        ht_fail_in(err, "cannot resume \"%s\"", l->config->out);
+        goto done;
+    }
+    if (strcmp(hash, l->run->data_hash) != 0 || steps != l->task->steps)
+        status = ht_fail(
+            err, HT_ERR_USAGE,
+            "cannot resume \"%s\": the data has changed since the run was begun (hash %s, now %s; %" PRId64
+            " steps, now %" PRId64 ")",
+            l->config->out, hash, l->run->data_hash, steps, l->task->steps);
+done:
+    json_decref(note);
+    return status;
+}
+
+/* Goes on from the newest state, if there is one. *metrics_bytes = length of the metrics file at that point.
+ */
+static ht_status restore(loop *l, int64_t *metrics_bytes, ht_error *err) {
+    ht_status status = HT_OK;
+    json_t *values = NULL;
+    int64_t step = -1;
+    HT_TRY(ht_train_state_find(l->paths.state, &step, &values, err));
+    if (step < 0) {
+        ht_info("\"%s\" holds no saved state yet: starting from the beginning", l->config->out);
+        goto done;
+    }
+    HT_TRY(ht_json_get_int(values, (ht_json_field){l->paths.state, "metrics_bytes", 1}, 0, INT64_MAX,
+                           metrics_bytes, err));
+    if (step > l->task->steps) {
+        status =
+            ht_fail(err, HT_ERR_DATA, "\"%s\" holds a state of step %" PRId64 ", above the run's %" PRId64,
+                    l->paths.state, step, l->task->steps);
+        goto done;
+    }
+    HT_TRY(ht_train_state_load(l->paths.state, step, l->parts, l->run->model_count * PARTS_A_MODEL,
+                               l->run->setup->be, err));
+    if (l->task->load) HT_TRY(l->task->load(l->task->self, json_object_get(values, "task"), err));
+    for (int i = 0; i < l->run->model_count; i++)
+        l->run->models[i].trainable->updates = step;
+    l->updates = l->last_saved = step;
+    ht_info("going on from step %" PRId64 " of %" PRId64, step, l->task->steps);
+done:
+    json_decref(values);
+    return status;
+}
+
+/* --- save -------------------------------------------------------------------------------------------------
+ */
+
+static ht_status save_state(loop *l, ht_error *err) {
+    ht_status status = HT_OK;
+    json_t *values = NULL, *task = json_object();
+    int64_t metrics_bytes = 0;
+    if (l->last_saved == l->updates) goto done;
+    if (l->task->save) HT_TRY(l->task->save(l->task->self, task, err));
+    /* Rows first: a state must never be newer than the rows behind which it goes on. */
+    HT_TRY(ht_recorder_sync(&l->recorder, &metrics_bytes, err));
+    values = json_pack("{s:I, s:O}", "metrics_bytes", (json_int_t)metrics_bytes, "task", task);
+    if (!values) {
+        status = ht_fail(err, HT_ERR_NOMEM, "out of memory for the state of step %" PRId64, l->updates);
+        goto done;
+    }
+    HT_TRY(ht_train_state_save(l->paths.state, l->updates, values, l->parts,
+                               l->run->model_count * PARTS_A_MODEL, l->run->setup->be, l->config->keep_last,
+                               err));
+    l->last_saved = l->updates;
+done:
+    json_decref(task);
+    json_decref(values);
+    return status;
+}
+
+static int at_stride(const loop *l) {
+    return l->updates % l->stride == 0;
+}
+
+static int save_is_due(const loop *l) {
+    int64_t every = l->config->save_every, before = l->last_saved > 0 ? l->last_saved : 0;
+    return every > 0 && at_stride(l) && l->updates < l->task->steps && l->updates / every > before / every;
+}
+
+/* Ends a run that was asked to stop: `asked` is the signal's status. The weights are those after l->updates.
+ */
+static ht_status stop_run(loop *l, ht_status asked, ht_error *err) {
+    if (l->updates > 0 && at_stride(l)) {
+        ht_status status = save_state(l, err);
+        if (status != HT_OK) return status;
+    }
+    if (l->last_saved < 0)
+        return ht_fail(err, asked, "stopped before the first state; --resume starts from the beginning");
+    return ht_fail(err, asked,
+                   "stopped; the state of step %" PRId64 " of %" PRId64 " is saved, --resume goes on from it",
+                   l->last_saved, l->task->steps);
+}
+
+/* A step failed and the weights are still those before it: keeps them for whoever looks into it. */
+static void save_before_failure(loop *l, ht_error *err) {
+    ht_error second = HT_ERROR_INIT;
+    ht_fail_in(err, "step %" PRId64, l->updates + 1);
+    if (l->mixed || l->updates == 0 || !at_stride(l)) return;
+    if (save_state(l, &second) != HT_OK)
+        ht_warn("the state of step %" PRId64 " could not be saved: %s", l->updates, second.message);
+    else
+        ht_info("the state of step %" PRId64 ", before the failure, is in \"%s\"", l->updates,
+                l->paths.state);
+}
+
+/* --- step -------------------------------------------------------------------------------------------------
+ */
+
+static ht_status update_models(loop *l, ht_metrics *metrics, ht_error *err) {
+    double rate = ht_schedule_rate(&l->schedule, l->updates);
+    ht_metrics_set(metrics, "lr", rate);
+    for (int i = 0; i < l->run->model_count; i++) {
+        ht_train_model *m = &l->run->models[i];
+        double norm = 0;
+        ht_status status =
+            ht_optimizer_step(m->trainable, &l->config->optimizer, rate * m->lr_scale, &norm, err);
+        if (status != HT_OK) {
+            if (l->run->model_count > 1) ht_fail_in(err, "model \"%s\"", m->name);
+            return status;
+        }
+        l->mixed = i + 1 < l->run->model_count;
+        ht_metrics_set(metrics, l->norm_names[i], norm);
+    }
+    return HT_OK;
+}
+
+static void show_progress(loop *l, const ht_metrics *metrics) {
+    char note[160];
+    double now = ht_now(), seconds = now - l->step_started, tokens = ht_metrics_get(metrics, "tokens");
+    if (seconds > 0 && tokens > 0)
+        l->rate = l->rate > 0 ? 0.8 * l->rate + 0.2 * (tokens / seconds) : tokens / seconds;
+    snprintf(note, sizeof note, "loss %.4f  lr %.3g  %.0f tok/s", ht_metrics_get(metrics, "loss"),
+             ht_metrics_get(metrics, "lr"), l->rate);
+    ht_progress_update(&l->progress, l->updates, note);
+}
+
+static int evaluation_is_due(const loop *l) {
+    int64_t every = l->config->eval_every;
+    return l->task->evaluate && every > 0 && (l->updates % every == 0 || l->updates == l->task->steps);
+}
+
+/* Evaluation, the row of metrics, the state: what follows when l->updates are done. */
+static ht_status after_update(loop *l, ht_metrics *metrics, ht_error *err) {
+    ht_status status = HT_OK;
+    int evaluated = evaluation_is_due(l), stop = 0;
+    if (evaluated) HT_TRY(l->task->evaluate(l->task->self, l->updates, metrics, &stop, err));
+    if (l->updates > 0) l->stop = stop;
+    if (metrics->count > 0 &&
+        (evaluated || l->updates % l->config->log_every == 0 || l->updates == l->task->steps))
+        HT_TRY(ht_recorder_add(&l->recorder, l->updates, metrics, err));
+    if (!l->stop && save_is_due(l)) HT_TRY(save_state(l, err));
+done:
+    return status;
+}
+
+static ht_status do_step(loop *l, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_metrics metrics = {.count = 0};
+    l->step_started = ht_now();
+    status = l->task->accumulate(l->task->self, l->updates, &metrics, err);
+    if (status == HT_INTERRUPTED || status == HT_TERMINATED) {
+        ht_error said = HT_ERROR_INIT;
+        *err = said; /* the task's words give way to where the run can be taken up again */
+        return stop_run(l, status, err);
+    }
+    double loss = ht_metrics_get(&metrics, "loss");
+    if (status == HT_OK && !isfinite(loss)) status = ht_fail(err, HT_ERR_RUN, "the loss is %g", loss);
+    if (status == HT_OK) status = update_models(l, &metrics, err);
+    if (status != HT_OK) {
+        save_before_failure(l, err);
+        return status;
+    }
+    if (l->task->after_step) HT_TRY(l->task->after_step(l->task->self, l->updates, &metrics, err));
+    l->updates++;
+    show_progress(l, &metrics);
+    status = after_update(l, &metrics, err);
+done:
+    return status;
+}
+
+static ht_status run_steps(loop *l, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_metrics first = {.count = 0};
+    int said = 0;
+    ht_progress_start(&l->progress, l->run->lineage.stage, l->task->steps);
+    ht_progress_update(&l->progress, l->updates, NULL);
+    if (l->updates == 0 && evaluation_is_due(l)) HT_TRY(after_update(l, &first, err));
+    while (l->updates < l->task->steps && !l->stop) {
+        ht_status asked = ht_stop_requested();
+        if (asked != HT_OK && at_stride(l)) {
+            status = stop_run(l, asked, err);
+            goto done;
+        }
+        if (asked != HT_OK && !said++)
+            ht_info("asked to stop: going on to step %" PRId64 ", where the state can be saved",
+                    (l->updates / l->stride + 1) * l->stride);
+        HT_TRY(do_step(l, err));
+    }
+    if (l->stop) ht_info("stopped early after step %" PRId64 " of %" PRId64, l->updates, l->task->steps);
+done:
+    ht_progress_finish(&l->progress, l->updates, NULL);
+    return status;
+}
+
+/* --- end --------------------------------------------------------------------------------------------------
+ */
+
+/* Writes the model folder, then the database's word on it; the training state goes last. */
+static ht_status finish_run(loop *l, ht_error *err) {
+    ht_train_run *run = l->run;
+    const ht_llama *model = run->models[0].trainable->model;
+    ht_status status = HT_OK;
+    int64_t bytes = 0, model_id = 0;
+    HT_TRY(ht_recorder_sync(&l->recorder, &bytes, err));
+    run->lineage.config = run->invocation->resolved;
+    run->lineage.round = l->config->round;
+    HT_TRY(ht_model_folder_save(l->config->out, model, model->weights.dtype, run->tokenizer, &run->lineage,
+                                err));
+    if (run->store) {
+        HT_TRY(ht_train_register_child(run->store, l->config->out, l->parent_id, &model_id, err));
+        HT_TRY(ht_store_end_run(run->store, l->run_id, HT_OK, model_id, err));
+    }
+    if (l->recorder.count > 0) {
+        status = ht_fail(err, HT_ERR_IO,
+                         "the model is complete in \"%s\", but its last metrics could not be written to "
+                         "the database",
+                         l->config->out);
+        goto done;
+    }
+    HT_TRY(ht_folder_remove(l->paths.state, err));
+    ht_info("model in \"%s\"", l->config->out);
+done:
+    return status;
+}
+
+/* The database's note of a run that ended otherwise; its own failure only warns, the first one counts. */
+static void note_outcome(loop *l, ht_status status) {
+    ht_error second = HT_ERROR_INIT;
+    if (!l->begun || !l->run->store || l->run_id == 0) return;
+    if (ht_store_end_run(l->run->store, l->run_id, status, 0, &second) != HT_OK)
+        ht_warn("the run's outcome is not in the database: %s", second.message);
+}
+
+ht_status ht_train_run_task(ht_train_run *run, const ht_train_task *task, ht_error *err) {
+    loop l;
+    int64_t metrics_bytes = 0;
+    ht_status status = loop_init(&l, run, task, err);
+    if (status != HT_OK) return status;
+    if (l.config->dry_run) {
+        ht_train_print_plan(stdout, &run->setup->arena, task->steps);
+        return HT_OK;
+    }
+    ht_arena_seal(&run->setup->arena);
+    if (ht_path_exists(l.paths.run)) {
+        if (!l.config->resume)
+            return ht_fail(err, HT_ERR_USAGE,
+                           "out = \"%s\" holds a run that has not ended; give another folder, or "
+                           "--resume",
+                           l.config->out);
+        HT_TRY(check_same_run(&l, err));
+        HT_TRY(restore(&l, &metrics_bytes, err));
+    } else {
+        HT_TRY(begin_run(&l, err));
+    }
+    l.begun = 1;
+    HT_TRY(ht_recorder_open(&l.recorder, l.paths.metrics, metrics_bytes, run->store, l.run_id, err));
+    HT_TRY(run_steps(&l, err));
+    HT_TRY(finish_run(&l, err));
+done:
+    if (status != HT_OK) note_outcome(&l, status);
+    ht_recorder_close(&l.recorder);
+    return status;
+}

@@ -1,0 +1,93 @@
+/*
+ * What every training command does before its first step.
+ */
+#include "core/train/internal.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/base/log.h"
+
+ht_status ht_train_paths_init(ht_train_paths *paths, const char *out, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(ht_path_join(paths->state, out, "state", err));
+    HT_TRY(ht_path_join(paths->run, paths->state, "run.json", err));
+    HT_TRY(ht_path_join(paths->metrics, out, "metrics.jsonl", err));
+done:
+    return status;
+}
+
+ht_status ht_train_check_out(const ht_train_config *config, ht_train_out *state, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_train_paths paths;
+    *state = HT_TRAIN_OUT_FRESH;
+    HT_TRY(ht_train_paths_init(&paths, config->out, err));
+    int begun = ht_path_exists(paths.run), complete = ht_model_folder_complete(config->out);
+    if (!config->dry_run) HT_TRY(ht_folder_check_writable(config->out, err));
+    if (!config->resume && (begun || complete)) {
+        status = ht_fail(err, HT_ERR_USAGE, "out = \"%s\" holds %s; give another folder%s", config->out,
+                         complete ? "a model" : "a run that has not ended", complete ? "" : ", or --resume");
+        goto done;
+    }
+    if (complete) {
+        *state = HT_TRAIN_OUT_FINISHED;
+        ht_info("\"%s\" is finished: nothing to do", config->out);
+        /* Left when a run was killed between its last two acts. */
+        if (!config->dry_run) HT_TRY(ht_folder_remove(paths.state, err));
+    } else if (begun) {
+        *state = HT_TRAIN_OUT_RESUME;
+    } else if (config->resume) {
+        ht_info("\"%s\" holds no run to resume: starting from the beginning", config->out);
+    }
+done:
+    return status;
+}
+
+ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *config, ht_error *err) {
+    memset(setup, 0, sizeof *setup);
+    ht_status status =
+        ht_backend_open(&setup->be, (ht_backend_kind)config->backend, (int)config->threads, err);
+    if (status != HT_OK) return status;
+    ht_arena_init(&setup->arena, config->dry_run);
+    ht_backend_arena(setup->be, &setup->arena);
+    return HT_OK;
+}
+
+void ht_train_setup_close(ht_train_setup *setup) {
+    if (!setup->be) return;
+    ht_arena_clear(&setup->arena);
+    ht_backend_close(setup->be);
+    memset(setup, 0, sizeof *setup);
+}
+
+ht_status ht_train_load_model(ht_train_setup *setup, const ht_model_request *request, ht_llama *model,
+                              ht_error *err) {
+    ht_status status = HT_OK;
+    ht_llama_config config;
+    int head_loaded = 1;
+    memset(model, 0, sizeof *model);
+    HT_TRY(ht_model_folder_config(request->folder, &config, err));
+    if (request->head == HT_HEAD_LM && config.head == HT_HEAD_SCALAR) {
+        status = ht_fail(err, HT_ERR_DATA, "\"%s\" is a reward model; a language model is needed",
+                         request->folder);
+        goto done;
+    }
+    config.head = request->head;
+    HT_TRY(ht_llama_init(model, setup->be, &setup->arena, &config, request->dtype, err));
+    if (setup->arena.planning) goto done;
+    HT_TRY(ht_model_folder_load(request->folder, model, &head_loaded, err));
+    if (!head_loaded) HT_TRY(ht_llama_randomize_head(model, (uint64_t)request->seed, err));
+done:
+    if (status != HT_OK) ht_llama_free(model);
+    return status;
+}
+
+void ht_train_print_plan(FILE *out, const ht_arena *arena, int64_t steps) {
+    const double gib = 1024.0 * 1024.0 * 1024.0;
+    fprintf(out, "steps %" PRId64 "\n", steps);
+    for (int i = 0; i < HT_MEMORY_COUNT; i++)
+        fprintf(out, "%-16s %14zu bytes %10.3f GiB\n", ht_memory_category_text((ht_memory_category)i),
+                arena->booked[i], (double)arena->booked[i] / gib);
+    size_t total = ht_arena_total(arena);
+    fprintf(out, "%-16s %14zu bytes %10.3f GiB\n", "total", total, (double)total / gib);
+}
