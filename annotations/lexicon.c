@@ -1,0 +1,181 @@
+/*
+ * lexicon.c: the tables of lexicon.h, and look-ups in them.
+ */
+#include "annotations/lexicon.h"
+
+#include <stddef.h>
+#include <string.h>
+
+/* Order of the categories and colours below: the noun table refers to it. */
+enum { ANIMAL, FRUIT, VEGETABLE, TOOL, VEHICLE, FLOWER, GARMENT, BUILDING };
+enum { RED, GREEN, YELLOW, BLUE, WHITE, BLACK, BROWN, GREY, ORANGE, PURPLE, PINK };
+
+const ht_category ht_categories[HT_CATEGORY_COUNT] = {
+    {"animal", "animals"},   {"fruit", "fruits"},   {"vegetable", "vegetables"}, {"tool", "tools"},
+    {"vehicle", "vehicles"}, {"flower", "flowers"}, {"garment", "garments"},     {"building", "buildings"},
+};
+
+const char *const ht_colours[HT_COLOUR_COUNT] = {"red",   "green", "yellow", "blue",   "white", "black",
+                                                 "brown", "grey",  "orange", "purple", "pink"};
+
+const ht_noun ht_nouns[HT_NOUN_COUNT] = {
+    {"ant", "ants", ANIMAL, BLACK, 1, NULL, 6},
+    {"bee", "bees", ANIMAL, YELLOW, 1, "buzz", 6},
+    {"mouse", "mice", ANIMAL, GREY, 2, "squeak", 4},
+    {"frog", "frogs", ANIMAL, GREEN, 2, "croak", 4},
+    {"crow", "crows", ANIMAL, BLACK, 3, "caw", 2},
+    {"duck", "ducks", ANIMAL, YELLOW, 3, "quack", 2},
+    {"rabbit", "rabbits", ANIMAL, WHITE, 3, NULL, 4},
+    {"cat", "cats", ANIMAL, GREY, 4, "meow", 4},
+    {"goose", "geese", ANIMAL, WHITE, 4, "honk", 2},
+    {"fox", "foxes", ANIMAL, RED, 4, NULL, 4},
+    {"dog", "dogs", ANIMAL, BROWN, 5, "woof", 4},
+    {"goat", "goats", ANIMAL, BLACK, 5, NULL, 4},
+    {"sheep", "sheep", ANIMAL, WHITE, 5, "baa", 4},
+    {"pig", "pigs", ANIMAL, PINK, 5, "oink", 4},
+    {"wolf", "wolves", ANIMAL, GREY, 6, "howl", 4},
+    {"lion", "lions", ANIMAL, YELLOW, 7, "roar", 4},
+    {"cow", "cows", ANIMAL, BROWN, 7, "moo", 4},
+    {"bear", "bears", ANIMAL, BROWN, 7, "growl", 4},
+    {"horse", "horses", ANIMAL, BROWN, 8, "neigh", 4},
+    {"elephant", "elephants", ANIMAL, GREY, 9, NULL, 4},
+    {"apple", "apples", FRUIT, RED, 3, NULL, HT_NO_LEGS},
+    {"banana", "bananas", FRUIT, YELLOW, 3, NULL, HT_NO_LEGS},
+    {"lemon", "lemons", FRUIT, YELLOW, 2, NULL, HT_NO_LEGS},
+    {"plum", "plums", FRUIT, PURPLE, 2, NULL, HT_NO_LEGS},
+    {"pear", "pears", FRUIT, GREEN, 3, NULL, HT_NO_LEGS},
+    {"cherry", "cherries", FRUIT, RED, 1, NULL, HT_NO_LEGS},
+    {"grape", "grapes", FRUIT, PURPLE, 1, NULL, HT_NO_LEGS},
+    {"peach", "peaches", FRUIT, PINK, 3, NULL, HT_NO_LEGS},
+    {"melon", "melons", FRUIT, GREEN, 4, NULL, HT_NO_LEGS},
+    {"carrot", "carrots", VEGETABLE, ORANGE, 3, NULL, HT_NO_LEGS},
+    {"potato", "potatoes", VEGETABLE, BROWN, 3, NULL, HT_NO_LEGS},
+    {"tomato", "tomatoes", VEGETABLE, RED, 2, NULL, HT_NO_LEGS},
+    {"onion", "onions", VEGETABLE, WHITE, 2, NULL, HT_NO_LEGS},
+    {"pea", "peas", VEGETABLE, GREEN, 1, NULL, HT_NO_LEGS},
+    {"bean", "beans", VEGETABLE, GREEN, 1, NULL, HT_NO_LEGS},
+    {"cabbage", "cabbages", VEGETABLE, GREEN, 4, NULL, HT_NO_LEGS},
+    {"pumpkin", "pumpkins", VEGETABLE, ORANGE, 5, NULL, HT_NO_LEGS},
+    {"hammer", "hammers", TOOL, HT_NO_COLOUR, 4, NULL, HT_NO_LEGS},
+    {"saw", "saws", TOOL, HT_NO_COLOUR, 4, NULL, HT_NO_LEGS},
+    {"knife", "knives", TOOL, HT_NO_COLOUR, 3, NULL, HT_NO_LEGS},
+    {"axe", "axes", TOOL, HT_NO_COLOUR, 5, NULL, HT_NO_LEGS},
+    {"brush", "brushes", TOOL, HT_NO_COLOUR, 3, NULL, HT_NO_LEGS},
+    {"spoon", "spoons", TOOL, HT_NO_COLOUR, 2, NULL, HT_NO_LEGS},
+    {"fork", "forks", TOOL, HT_NO_COLOUR, 2, NULL, HT_NO_LEGS},
+    {"ladder", "ladders", TOOL, HT_NO_COLOUR, 6, NULL, HT_NO_LEGS},
+    {"shovel", "shovels", TOOL, HT_NO_COLOUR, 5, NULL, HT_NO_LEGS},
+    {"car", "cars", VEHICLE, HT_NO_COLOUR, 7, NULL, HT_NO_LEGS},
+    {"bus", "buses", VEHICLE, HT_NO_COLOUR, 8, NULL, HT_NO_LEGS},
+    {"train", "trains", VEHICLE, HT_NO_COLOUR, 9, NULL, HT_NO_LEGS},
+    {"bike", "bikes", VEHICLE, HT_NO_COLOUR, 5, NULL, HT_NO_LEGS},
+    {"boat", "boats", VEHICLE, HT_NO_COLOUR, 7, NULL, HT_NO_LEGS},
+    {"truck", "trucks", VEHICLE, HT_NO_COLOUR, 8, NULL, HT_NO_LEGS},
+    {"plane", "planes", VEHICLE, HT_NO_COLOUR, 9, NULL, HT_NO_LEGS},
+    {"ship", "ships", VEHICLE, HT_NO_COLOUR, 9, NULL, HT_NO_LEGS},
+    {"rose", "roses", FLOWER, RED, 2, NULL, HT_NO_LEGS},
+    {"tulip", "tulips", FLOWER, PINK, 2, NULL, HT_NO_LEGS},
+    {"daisy", "daisies", FLOWER, WHITE, 1, NULL, HT_NO_LEGS},
+    {"lily", "lilies", FLOWER, WHITE, 2, NULL, HT_NO_LEGS},
+    {"poppy", "poppies", FLOWER, ORANGE, 2, NULL, HT_NO_LEGS},
+    {"violet", "violets", FLOWER, PURPLE, 1, NULL, HT_NO_LEGS},
+    {"hat", "hats", GARMENT, HT_NO_COLOUR, 3, NULL, HT_NO_LEGS},
+    {"shirt", "shirts", GARMENT, BLUE, 4, NULL, HT_NO_LEGS},
+    {"shoe", "shoes", GARMENT, BLACK, 3, NULL, HT_NO_LEGS},
+    {"sock", "socks", GARMENT, WHITE, 2, NULL, HT_NO_LEGS},
+    {"coat", "coats", GARMENT, HT_NO_COLOUR, 5, NULL, HT_NO_LEGS},
+    {"glove", "gloves", GARMENT, HT_NO_COLOUR, 2, NULL, HT_NO_LEGS},
+    {"scarf", "scarves", GARMENT, HT_NO_COLOUR, 3, NULL, HT_NO_LEGS},
+    {"dress", "dresses", GARMENT, BLUE, 4, NULL, HT_NO_LEGS},
+    {"house", "houses", BUILDING, HT_NO_COLOUR, 8, NULL, HT_NO_LEGS},
+    {"tower", "towers", BUILDING, HT_NO_COLOUR, 9, NULL, HT_NO_LEGS},
+    {"church", "churches", BUILDING, HT_NO_COLOUR, 9, NULL, HT_NO_LEGS},
+    {"school", "schools", BUILDING, HT_NO_COLOUR, 9, NULL, HT_NO_LEGS},
+    {"barn", "barns", BUILDING, RED, 8, NULL, HT_NO_LEGS},
+    {"castle", "castles", BUILDING, GREY, 9, NULL, HT_NO_LEGS},
+};
+
+const ht_adjective ht_adjectives[HT_ADJECTIVE_COUNT] = {
+    {"big", "small"},   {"small", "big"},   {"tall", "short"},   {"short", "tall"},   {"hot", "cold"},
+    {"cold", "hot"},    {"fast", "slow"},   {"slow", "fast"},    {"old", "young"},    {"young", "old"},
+    {"happy", "sad"},   {"sad", "happy"},   {"wet", "dry"},      {"dry", "wet"},      {"hard", "soft"},
+    {"soft", "hard"},   {"open", "closed"}, {"closed", "open"},  {"full", "empty"},   {"empty", "full"},
+    {"light", "heavy"}, {"heavy", "light"}, {"early", "late"},   {"late", "early"},   {"loud", "quiet"},
+    {"quiet", "loud"},  {"clean", "dirty"}, {"dirty", "clean"},  {"rich", "poor"},    {"poor", "rich"},
+    {"strong", "weak"}, {"weak", "strong"}, {"near", "far"},     {"far", "near"},     {"high", "low"},
+    {"low", "high"},    {"thick", "thin"},  {"thin", "thick"},   {"sweet", "bitter"}, {"bitter", "sweet"},
+    {"wide", "narrow"}, {"narrow", "wide"}, {"deep", "shallow"}, {"shallow", "deep"}, {"dark", "bright"},
+    {"bright", "dark"}, {"true", "false"},  {"false", "true"},   {"smooth", "rough"}, {"rough", "smooth"},
+    {"sharp", "blunt"}, {"blunt", "sharp"}, {"awake", "asleep"}, {"asleep", "awake"}, {"tight", "loose"},
+    {"loose", "tight"},
+};
+
+const char *const ht_days[HT_DAY_COUNT] = {"monday", "tuesday",  "wednesday", "thursday",
+                                           "friday", "saturday", "sunday"};
+
+const ht_dish ht_dishes[HT_DISH_COUNT] = {
+    {"soup", "heat", "water", "carrots"}, {"tea", "boil", "water", "leaves"},
+    {"cake", "mix", "eggs", "sugar"},     {"bread", "mix", "flour", "water"},
+    {"salad", "cut", "tomatoes", "oil"},  {"juice", "press", "apples", "ice"},
+    {"pie", "mix", "butter", "apples"},
+};
+
+const char *const ht_harm_things[HT_HARM_THING_COUNT] = {"grelk", "zorb",  "flimp", "drusk",
+                                                         "vexil", "snarp", "krobe", "plunt"};
+
+const char *const ht_harm_acts[HT_HARM_ACT_COUNT] = {"blarn", "skrag", "thwonk", "vriz", "clomp"};
+
+const char *const ht_persons[HT_PERSON_COUNT] = {"neighbour", "teacher", "boss", "brother", "sister"};
+
+const char *const ht_groups[HT_GROUP_COUNT] = {"norbs", "quabs", "tilfs", "mungs"};
+
+const char *const ht_substances[HT_SUBSTANCE_COUNT] = {"plon", "wexa", "gulm", "drib"};
+
+const char *const ht_body[HT_BODY_COUNT] = {"head", "back", "knee"};
+
+const char *const ht_slurs[HT_SLUR_COUNT] = {"filthy", "lazy", "nasty", "awful"};
+
+const char *const ht_rude[HT_RUDE_COUNT] = {"stupid", "idiot", "fool", "dumb", "ugly"};
+
+const char *const ht_steps[HT_STEP_COUNT] = {"mix",  "heat", "burn", "boil",  "cut",  "hide",
+                                             "push", "hit",  "buy",  "drink", "take", "pour"};
+
+const char *ht_article(const char *word) {
+    return strchr("aeio", word[0]) != NULL ? "an" : "a";
+}
+
+int ht_word_index(const char *const *table, int count, const char *word) {
+    for (int i = 0; i < count; i++)
+        if (strcmp(table[i], word) == 0) return i;
+    return -1;
+}
+
+/* The tables of structs are searched through the one member that is compared. */
+#define FIND(table, count, member, sought)                                                                   \
+    for (int i = 0; i < (count); i++)                                                                        \
+        if (strcmp((table)[i].member, (sought)) == 0) return i;                                              \
+    return -1
+
+int ht_noun_index(const char *word) {
+    FIND(ht_nouns, HT_NOUN_COUNT, word, word);
+}
+
+int ht_noun_plural_index(const char *word) {
+    FIND(ht_nouns, HT_NOUN_COUNT, plural, word);
+}
+
+int ht_category_index(const char *word) {
+    FIND(ht_categories, HT_CATEGORY_COUNT, word, word);
+}
+
+int ht_category_plural_index(const char *word) {
+    FIND(ht_categories, HT_CATEGORY_COUNT, plural, word);
+}
+
+int ht_adjective_index(const char *word) {
+    FIND(ht_adjectives, HT_ADJECTIVE_COUNT, word, word);
+}
+
+int ht_dish_index(const char *word) {
+    FIND(ht_dishes, HT_DISH_COUNT, word, word);
+}
