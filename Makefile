@@ -14,7 +14,7 @@ help:
 	@echo 'make demo      from nothing to a table of rounds, on the CPU in minutes   [SEED=1]'
 	@echo 'make rounds    all rounds of a configuration    [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
 	@echo 'make round N=3 the rounds up to the third       [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
-	@echo 'make bench     measure'
+	@echo 'make bench     measure (bench/run)'
 	@echo 'make clean     remove build/'
 
 packages:
@@ -27,8 +27,12 @@ $(BUILD)/CMakeCache.txt: | packages
 	@cmake --preset release $$(command -v ninja > /dev/null && echo -G Ninja) > $(BUILD)/configure.log 2>&1 \
 	  || { cat $(BUILD)/configure.log >&2; rm -f $@; exit 1; }
 
+# On a terminal the build shows itself; elsewhere its warnings and errors are enough.
 build: packages $(BUILD)/CMakeCache.txt
-	@cmake --build $(BUILD) --parallel $$(nproc)
+	@echo 'building $(BUILD)'
+	@if [ -t 1 ]; then cmake --build $(BUILD) --parallel $$(nproc); else \
+	  cmake --build $(BUILD) --parallel $$(nproc) > $(BUILD)/build.log 2>&1; status=$$?; \
+	  grep -vE '^\[ *[0-9]+[/%]|^ninja: (Entering|no work)|^-- ' $(BUILD)/build.log >&2; exit $$status; fi
 
 test: build
 	@bash tools/run-tests.sh $(BUILD)
@@ -39,12 +43,15 @@ demo: build
 rounds: build
 	@$(ROUNDS)
 
+ifeq ($(N),)
+round:
+	@echo 'which round? make round N=3' >&2; exit 2
+else
 round: build
-	@if [ -z '$(N)' ]; then echo 'which round? make round N=3' >&2; exit 2; fi
 	@$(ROUNDS) --until-round $(N)
+endif
 
 bench: build
-	@if [ ! -x bench/run ]; then echo 'bench/run is missing' >&2; exit 2; fi
 	@bench/run
 
 clean:
