@@ -1,6 +1,6 @@
 /*
- * cases.h: the shapes every backend is run on. Ones, odd tails, 63 (a reduction of 63 in bf16 crashes one library's
- * matmul), and the real models' widths. A case with an odd index runs on strided views.
+ * cases.h: the shapes every backend is run on. Ones, odd tails, 63 (a reduction of 63 in bf16 crashes one
+ * library's matmul), and the real models' widths. A case with an odd index runs on strided views.
  */
 #ifndef HT_TESTS_OP_CASES_H
 #define HT_TESTS_OP_CASES_H
@@ -15,7 +15,8 @@ typedef struct op_matrix_case {
 
 /* Row-wise operations: norm, gather, scatter, copy, SwiGLU (cols: F). */
 static const op_matrix_case op_matrix_cases[] = {
-    {1, 1}, {1, 2}, {3, 7}, {5, 63}, {63, 64}, {64, 65}, {7, 288}, {130, 127}, {33, 768}, {2, 4096}, {3, 11008},
+    {1, 1},   {1, 2},     {3, 7},    {5, 63},   {63, 64},   {64, 65},
+    {7, 288}, {130, 127}, {33, 768}, {2, 4096}, {3, 11008},
 };
 
 typedef struct op_product_case {
@@ -24,10 +25,12 @@ typedef struct op_product_case {
 } op_product_case;
 
 static const op_product_case op_product_cases[] = {
-    {1, 1, 1, HT_OVERWRITE},      {1, 5, 7, HT_ACCUMULATE},     {3, 2, 63, HT_OVERWRITE},   {63, 63, 63, HT_ACCUMULATE},
-    {63, 64, 32, HT_OVERWRITE},   {64, 63, 32, HT_OVERWRITE},   {64, 64, 64, HT_ACCUMULATE}, {65, 17, 129, HT_OVERWRITE},
-    {2, 1000, 288, HT_OVERWRITE}, {128, 96, 63, HT_ACCUMULATE}, {300, 33, 1, HT_OVERWRITE}, {1, 768, 300, HT_ACCUMULATE},
-    {1, 32000, 16, HT_OVERWRITE}, {257, 200, 130, HT_OVERWRITE}, {16, 256, 1024, HT_OVERWRITE}, {520, 40, 24, HT_ACCUMULATE},
+    {1, 1, 1, HT_OVERWRITE},      {1, 5, 7, HT_ACCUMULATE},      {3, 2, 63, HT_OVERWRITE},
+    {63, 63, 63, HT_ACCUMULATE},  {63, 64, 32, HT_OVERWRITE},    {64, 63, 32, HT_OVERWRITE},
+    {64, 64, 64, HT_ACCUMULATE},  {65, 17, 129, HT_OVERWRITE},   {2, 1000, 288, HT_OVERWRITE},
+    {128, 96, 63, HT_ACCUMULATE}, {300, 33, 1, HT_OVERWRITE},    {1, 768, 300, HT_ACCUMULATE},
+    {1, 32000, 16, HT_OVERWRITE}, {257, 200, 130, HT_OVERWRITE}, {16, 256, 1024, HT_OVERWRITE},
+    {520, 40, 24, HT_ACCUMULATE},
 };
 
 typedef struct op_embedding_case {
@@ -56,15 +59,20 @@ typedef struct op_attention_case {
     op_cut cut;
 } op_attention_case;
 
-#define OP_CUT_ONE {1, 0, 0, 1}              /* a single token */
-#define OP_CUT_SHORT {24, 0, 3, 7}           /* many short ones */
-#define OP_CUT_LONG(n) {1, (n) - 1, 0, (n)}  /* one long one */
-#define OP_CUT_MIXED {5, 0, 29, 63}          /* 1, 30, 59, 25, 54 */
+#define OP_CUT_ONE                                                                                           \
+    { 1, 0, 0, 1 } /* a single token */
+#define OP_CUT_SHORT                                                                                         \
+    { 24, 0, 3, 7 } /* many short ones */
+#define OP_CUT_LONG(n)                                                                                       \
+    { 1, (n)-1, 0, (n) } /* one long one */
+#define OP_CUT_MIXED                                                                                         \
+    { 5, 0, 29, 63 } /* 1, 30, 59, 25, 54 */
 
 static const op_attention_case op_attention_cases[] = {
-    {1, 1, 16, OP_CUT_ONE},      {2, 1, 2, OP_CUT_SHORT},      {4, 4, 16, OP_CUT_SHORT},   {4, 2, 32, OP_CUT_MIXED},
-    {8, 2, 64, OP_CUT_SHORT},    {8, 1, 16, OP_CUT_MIXED},     {2, 2, 128, OP_CUT_MIXED},  {8, 8, 48, OP_CUT_LONG(63)},
-    {4, 1, 64, OP_CUT_LONG(64)}, {2, 1, 128, OP_CUT_LONG(65)}, {2, 2, 32, OP_CUT_LONG(301)}, {4, 2, 128, OP_CUT_LONG(130)},
+    {1, 1, 16, OP_CUT_ONE},       {2, 1, 2, OP_CUT_SHORT},      {4, 4, 16, OP_CUT_SHORT},
+    {4, 2, 32, OP_CUT_MIXED},     {8, 2, 64, OP_CUT_SHORT},     {8, 1, 16, OP_CUT_MIXED},
+    {2, 2, 128, OP_CUT_MIXED},    {8, 8, 48, OP_CUT_LONG(63)},  {4, 1, 64, OP_CUT_LONG(64)},
+    {2, 1, 128, OP_CUT_LONG(65)}, {2, 2, 32, OP_CUT_LONG(301)}, {4, 2, 128, OP_CUT_LONG(130)},
 };
 
 /* New rows over a cache: sequence i has past_first + past_step * i (mod past_cycle) positions behind it. */
@@ -74,11 +82,11 @@ typedef struct op_cached_case {
 } op_cached_case;
 
 static const op_cached_case op_cached_cases[] = {
-    {1, 1, 16, 1, {1, 0, 0, 1}, {1, 0, 0, 1}},      /* one token, nothing before it */
-    {4, 2, 32, 16, {5, 0, 29, 63}, {5, 0, 0, 1}},   /* prefill */
-    {8, 2, 64, 16, {7, 0, 0, 1}, {7, 0, 13, 70}},   /* decoding */
-    {8, 1, 16, 7, {6, 4, 0, 5}, {6, 2, 31, 90}},    /* checking proposals of five */
-    {8, 8, 48, 16, {9, 0, 5, 11}, {9, 0, 17, 40}},  /* prefill and decoding mixed */
+    {1, 1, 16, 1, {1, 0, 0, 1}, {1, 0, 0, 1}},     /* one token, nothing before it */
+    {4, 2, 32, 16, {5, 0, 29, 63}, {5, 0, 0, 1}},  /* prefill */
+    {8, 2, 64, 16, {7, 0, 0, 1}, {7, 0, 13, 70}},  /* decoding */
+    {8, 1, 16, 7, {6, 4, 0, 5}, {6, 2, 31, 90}},   /* checking proposals of five */
+    {8, 8, 48, 16, {9, 0, 5, 11}, {9, 0, 17, 40}}, /* prefill and decoding mixed */
     {4, 1, 128, 32, {3, 1, 0, 2}, {3, 0, 63, 200}},
 };
 
@@ -89,9 +97,9 @@ typedef struct op_loss_case {
 } op_loss_case;
 
 static const op_loss_case op_loss_cases[] = {
-    {1, 5, HT_TOKEN_LOSS_NONE, 1},     {1, 5, HT_TOKEN_LOSS_NLL, 1},      {3, 5, HT_TOKEN_LOSS_CLIP, 1},
-    {63, 63, HT_TOKEN_LOSS_NLL, 3},    {40, 1000, HT_TOKEN_LOSS_NONE, 3}, {40, 1000, HT_TOKEN_LOSS_NLL, 3},
-    {60, 1000, HT_TOKEN_LOSS_CLIP, 3}, {24, 32000, HT_TOKEN_LOSS_CLIP, 2}, {9, 32000, HT_TOKEN_LOSS_NLL, 8},
+    {1, 5, HT_TOKEN_LOSS_NONE, 1},      {1, 5, HT_TOKEN_LOSS_NLL, 1},       {3, 5, HT_TOKEN_LOSS_CLIP, 1},
+    {63, 63, HT_TOKEN_LOSS_NLL, 3},     {40, 1000, HT_TOKEN_LOSS_NONE, 3},  {40, 1000, HT_TOKEN_LOSS_NLL, 3},
+    {60, 1000, HT_TOKEN_LOSS_CLIP, 3},  {24, 32000, HT_TOKEN_LOSS_CLIP, 2}, {9, 32000, HT_TOKEN_LOSS_NLL, 8},
     {5, 32001, HT_TOKEN_LOSS_NONE, 20},
 };
 

@@ -14,19 +14,23 @@
 
 double op_error(const op_output *o) {
     double square = 0, worst = 0;
-    for (int64_t i = 0; i < o->rows * o->cols; i++) square += o->expected[i] * o->expected[i];
+    for (int64_t i = 0; i < o->rows * o->cols; i++)
+        square += o->expected[i] * o->expected[i];
     double least = fmax(o->floor, sqrt(square / (double)(o->rows * o->cols)));
     for (int64_t r = 0; r < o->rows; r++) {
         const double *actual = o->actual + r * o->cols, *expected = o->expected + r * o->cols;
         double scale = least;
-        for (int64_t c = 0; c < o->cols; c++) scale = fmax(scale, fabs(expected[c]));
+        for (int64_t c = 0; c < o->cols; c++)
+            scale = fmax(scale, fabs(expected[c]));
         double allowed = scale * (o->f32_roundings * 0x1p-24 + o->bf16_roundings * 0x1p-8);
         for (int64_t c = 0; c < o->cols; c++) {
             double error = fabs(actual[c] - expected[c]);
             if (error == 0) continue;
             /* Written so that a NaN anywhere is the worst error. */
-            if (!(error <= allowed)) worst = isfinite(error) && allowed > 0 ? fmax(worst, error / allowed) : INFINITY;
-            else worst = fmax(worst, error / allowed);
+            if (!(error <= allowed))
+                worst = isfinite(error) && allowed > 0 ? fmax(worst, error / allowed) : INFINITY;
+            else
+                worst = fmax(worst, error / allowed);
         }
     }
     return worst;
@@ -84,13 +88,16 @@ int op_backend_computes(ht_backend *be, ht_dtype dtype) {
     return status != HT_ERR_USAGE;
 }
 
-void op_run_end(op_run *run) { ht_arena_clear(&run->arena); }
+void op_run_end(op_run *run) {
+    ht_arena_clear(&run->arena);
+}
 
 void op_check(op_run *run, ht_status status) {
     if (status != HT_OK) fail_msg("%s", run->err.message);
 }
 
-/* --- inputs ----------------------------------------------------------------------------------------------- */
+/* --- inputs -----------------------------------------------------------------------------------------------
+ */
 
 static void *take(op_run *run, size_t bytes) {
     void *memory = NULL;
@@ -108,7 +115,9 @@ static double round_to(ht_dtype dtype, double value) {
     return (double)narrow;
 }
 
-double *op_zeros(int64_t n) { return calloc((size_t)n, sizeof(double)); }
+double *op_zeros(int64_t n) {
+    return calloc((size_t)n, sizeof(double));
+}
 
 double *op_duplicate(const double *x, int64_t n) {
     double *copy = op_zeros(n);
@@ -128,7 +137,8 @@ double *op_normal(op_run *run, ht_dtype dtype, int64_t n, double deviation) {
 int32_t *op_integers(op_run *run, int64_t n, int64_t limit) {
     int32_t *x = calloc((size_t)n, sizeof *x);
     uint64_t stream = run->next_stream++;
-    for (int64_t i = 0; i < n; i++) x[i] = (int32_t)ht_rng_below(run->seed, stream, (uint64_t)i, (uint64_t)limit);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (int32_t)ht_rng_below(run->seed, stream, (uint64_t)i, (uint64_t)limit);
     return x;
 }
 
@@ -156,7 +166,8 @@ ht_tensor op_tensor(op_run *run, ht_dtype dtype, int64_t rows, int64_t cols, con
 
 float *op_floats(op_run *run, int64_t n, const double *values) {
     float *host = calloc((size_t)n, sizeof *host);
-    for (int64_t i = 0; i < n; i++) host[i] = values ? (float)values[i] : NAN;
+    for (int64_t i = 0; i < n; i++)
+        host[i] = values ? (float)values[i] : NAN;
     float *memory = take(run, (size_t)n * sizeof *host);
     op_check(run, ht_upload(run->be, memory, host, (size_t)n * sizeof *host, &run->err));
     free(host);
@@ -169,7 +180,8 @@ int32_t *op_ids(op_run *run, const int32_t *values, int64_t n) {
     return memory;
 }
 
-/* --- outputs ---------------------------------------------------------------------------------------------- */
+/* --- outputs ----------------------------------------------------------------------------------------------
+ */
 
 static op_output *add_output(op_run *run, const char *name, int64_t rows, int64_t cols, double *expected,
                              op_tolerance tolerance) {
@@ -186,7 +198,8 @@ static op_output *add_output(op_run *run, const char *name, int64_t rows, int64_
     return o;
 }
 
-void op_output_tensor(op_run *run, const char *name, const ht_tensor *t, double *expected, op_tolerance tolerance) {
+void op_output_tensor(op_run *run, const char *name, const ht_tensor *t, double *expected,
+                      op_tolerance tolerance) {
     op_output *o = add_output(run, name, t->rows, t->cols, expected, tolerance);
     /* A view of columns ends before its last row's stride does. */
     size_t n = (size_t)((t->rows - 1) * t->stride + t->cols);
@@ -196,20 +209,23 @@ void op_output_tensor(op_run *run, const char *name, const ht_tensor *t, double 
     ht_convert(wide, HT_F32, host, t->dtype, n);
     for (size_t i = 0; i < n; i++) {
         int64_t r = (int64_t)i / t->stride, c = (int64_t)i % t->stride;
-        if (c < t->cols) o->actual[r * t->cols + c] = (double)wide[i];
-        else if (run->strided && t->stride == t->cols + PAD && (double)wide[i] != round_to(t->dtype, (double)pad_value))
+        if (c < t->cols)
+            o->actual[r * t->cols + c] = (double)wide[i];
+        else if (run->strided && t->stride == t->cols + PAD &&
+                 (double)wide[i] != round_to(t->dtype, (double)pad_value))
             run->result->overrun = 1;
     }
     free(host);
     free(wide);
 }
 
-void op_output_floats(op_run *run, const char *name, const float *actual, int64_t rows, int64_t cols, double *expected,
-                      op_tolerance tolerance) {
+void op_output_floats(op_run *run, const char *name, const float *actual, int64_t rows, int64_t cols,
+                      double *expected, op_tolerance tolerance) {
     op_output *o = add_output(run, name, rows, cols, expected, tolerance);
     float *host = calloc((size_t)(rows * cols), sizeof *host);
     op_check(run, ht_download(run->be, host, actual, (size_t)(rows * cols) * sizeof *host, &run->err));
-    for (int64_t i = 0; i < rows * cols; i++) o->actual[i] = (double)host[i];
+    for (int64_t i = 0; i < rows * cols; i++)
+        o->actual[i] = (double)host[i];
     free(host);
 }
 
@@ -219,10 +235,14 @@ void op_output_host(op_run *run, const char *name, const double *actual, int64_t
     memcpy(o->actual, actual, (size_t)n * sizeof *actual);
 }
 
-/* --- the table -------------------------------------------------------------------------------------------- */
+/* --- the table --------------------------------------------------------------------------------------------
+ */
 
-#define FAMILY(function, cases, ...)                                                                          \
-    { .name = #function, .run = run_##function, .count = OP_COUNT(cases), .dtypes = {HT_F32, HT_BF16}, __VA_ARGS__ }
+#define FAMILY(function, cases, ...)                                                                         \
+    {                                                                                                        \
+        .name = #function, .run = run_##function, .count = OP_COUNT(cases), .dtypes = {HT_F32, HT_BF16},     \
+        __VA_ARGS__                                                                                          \
+    }
 
 const op_family op_families[] = {
     FAMILY(copy, op_matrix_cases, .dtype_count = 2, .any_threads = 1),

@@ -1,10 +1,10 @@
 /*
  * harness.h: runs an operation on a backend and compares it with the reference.
  *
- * A runner makes the inputs of one case (Philox; rounded to the case's dtype, so that only the operation's own
- * roundings differ), runs the operation, and lists its outputs beside the exact ones. The same runner then serves every
- * check: values, the same bits twice, threads, and, with inputs to the reference made wrong on purpose, that the
- * comparison can fail.
+ * A runner makes the inputs of one case (Philox; rounded to the case's dtype, so that only the operation's
+ * own roundings differ), runs the operation, and lists its outputs beside the exact ones. The same runner
+ * then serves every check: values, the same bits twice, threads, and, with inputs to the reference made wrong
+ * on purpose, that the comparison can fail.
  *
  * The backend is HALTER_TEST_BACKEND (default cpu), so that one table of cases runs on each.
  */
@@ -17,13 +17,14 @@
 #include "core/backend/backend.h"
 #include "core/base/arena.h"
 
-/* --- comparison ------------------------------------------------------------------------------------------- */
+/* --- comparison -------------------------------------------------------------------------------------------
+ */
 
 /*
  * One output. An element may differ from the exact one by
  *     scale * (f32_roundings * 2^-24 + bf16_roundings * 2^-8),
- * scale = the largest magnitude of its row's exact result, at least the root mean square of the whole output (a row
- * can be near zero by cancellation) and at least `floor`. A sum of n terms counts as SUM_ROUNDINGS(n).
+ * scale = the largest magnitude of its row's exact result, at least the root mean square of the whole output
+ * (a row can be near zero by cancellation) and at least `floor`. A sum of n terms counts as SUM_ROUNDINGS(n).
  */
 typedef struct op_output {
     char name[24];
@@ -32,10 +33,12 @@ typedef struct op_output {
     double f32_roundings, bf16_roundings, floor;
 } op_output;
 
-/* Errors of a sum add up like a random walk; 6 leaves some standard deviations and the operations around it. */
+/* Errors of a sum add up like a random walk; 6 leaves some standard deviations and the operations around it.
+ */
 #define SUM_ROUNDINGS(n) (6 * sqrt((double)(n) + 4))
 
-/* Largest error over what is allowed: at most 1 is a pass. NaN and infinity where the other is finite: infinity. */
+/* Largest error over what is allowed: at most 1 is a pass. NaN and infinity where the other is finite:
+ * infinity. */
 double op_error(const op_output *output);
 
 #define OP_MAX_OUTPUTS 6
@@ -49,14 +52,15 @@ void op_result_free(op_result *result);
 /* 1 when every output has the same bits. */
 int op_same_bits(const op_result *a, const op_result *b);
 
-/* --- running ---------------------------------------------------------------------------------------------- */
+/* --- running ----------------------------------------------------------------------------------------------
+ */
 
 typedef struct op_run {
     ht_backend *be;
     ht_arena arena;
-    ht_dtype dtype;    /* of activations and weights */
-    int strided;       /* rows of tensors lie further apart than their width */
-    int wrong;         /* inputs to the reference are made wrong */
+    ht_dtype dtype; /* of activations and weights */
+    int strided;    /* rows of tensors lie further apart than their width */
+    int wrong;      /* inputs to the reference are made wrong */
     uint64_t seed, next_stream;
     op_result *result;
     ht_error err;
@@ -65,7 +69,8 @@ typedef struct op_run {
 /* Kind named by HALTER_TEST_BACKEND; exits 77 (skipped) when this build or machine has none. */
 ht_backend *op_backend_open(int threads);
 
-/* 0 when the backend refuses (HT_ERR_USAGE) to compute in `dtype`: asked once, of a norm. Its cases are then not run. */
+/* 0 when the backend refuses (HT_ERR_USAGE) to compute in `dtype`: asked once, of a norm. Its cases are then
+ * not run. */
 int op_backend_computes(ht_backend *be, ht_dtype dtype);
 
 /* Prepares a run on a fresh arena, and releases what it took. */
@@ -82,7 +87,8 @@ int32_t *op_integers(op_run *run, int64_t n, int64_t limit);
 double *op_zeros(int64_t n);
 double *op_duplicate(const double *x, int64_t n);
 
-/* Backend memory, released by op_run_end. `values` NULL: filled with NaN, so that what is not written shows. */
+/* Backend memory, released by op_run_end. `values` NULL: filled with NaN, so that what is not written shows.
+ */
 ht_tensor op_tensor(op_run *run, ht_dtype dtype, int64_t rows, int64_t cols, const double *values);
 float *op_floats(op_run *run, int64_t n, const double *values);
 int32_t *op_ids(op_run *run, const int32_t *values, int64_t n);
@@ -93,8 +99,8 @@ typedef struct op_tolerance {
 } op_tolerance;
 void op_output_tensor(op_run *run, const char *name, const ht_tensor *actual, double *expected,
                       op_tolerance tolerance);
-void op_output_floats(op_run *run, const char *name, const float *actual, int64_t rows, int64_t cols, double *expected,
-                      op_tolerance tolerance);
+void op_output_floats(op_run *run, const char *name, const float *actual, int64_t rows, int64_t cols,
+                      double *expected, op_tolerance tolerance);
 void op_output_host(op_run *run, const char *name, const double *actual, int64_t n, double *expected,
                     op_tolerance tolerance);
 
@@ -103,7 +109,8 @@ static inline double op_bf16(const op_run *run, double roundings) {
     return run->dtype == HT_BF16 ? roundings : 0;
 }
 
-/* --- families --------------------------------------------------------------------------------------------- */
+/* --- families ---------------------------------------------------------------------------------------------
+ */
 
 typedef struct op_family {
     const char *name;
@@ -111,8 +118,8 @@ typedef struct op_family {
     int64_t count;
     ht_dtype dtypes[2];
     int dtype_count;
-    /* Each result element is computed from its row alone, or by a fixed tree: the thread count cannot change bits.
-     * For the others backend.h promises the same bits only at the same thread count. */
+    /* Each result element is computed from its row alone, or by a fixed tree: the thread count cannot change
+     * bits. For the others backend.h promises the same bits only at the same thread count. */
     int any_threads;
 } op_family;
 

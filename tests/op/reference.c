@@ -5,19 +5,22 @@
 
 void ref_embedding_forward(double *y, const double *table, const int32_t *ids, int64_t T, int64_t dim) {
     for (int64_t t = 0; t < T; t++) {
-        for (int64_t i = 0; i < dim; i++) y[t * dim + i] = table[ids[t] * dim + i];
+        for (int64_t i = 0; i < dim; i++)
+            y[t * dim + i] = table[ids[t] * dim + i];
     }
 }
 
 void ref_embedding_backward(double *dtable, const double *dy, const int32_t *ids, int64_t T, int64_t dim) {
     for (int64_t t = 0; t < T; t++) {
-        for (int64_t i = 0; i < dim; i++) dtable[ids[t] * dim + i] += dy[t * dim + i];
+        for (int64_t i = 0; i < dim; i++)
+            dtable[ids[t] * dim + i] += dy[t * dim + i];
     }
 }
 
 static double row_rstd(const double *x, double eps, int64_t dim) {
     double sum = 0;
-    for (int64_t i = 0; i < dim; i++) sum += x[i] * x[i];
+    for (int64_t i = 0; i < dim; i++)
+        sum += x[i] * x[i];
     return 1 / sqrt(sum / (double)dim + eps);
 }
 
@@ -26,7 +29,8 @@ void ref_rms_norm_forward(double *y, double *rstd, const double *x, const double
     for (int64_t t = 0; t < T; t++) {
         double r = row_rstd(x + t * dim, eps, dim);
         if (rstd) rstd[t] = r;
-        for (int64_t i = 0; i < dim; i++) y[t * dim + i] = x[t * dim + i] * r * gain[i];
+        for (int64_t i = 0; i < dim; i++)
+            y[t * dim + i] = x[t * dim + i] * r * gain[i];
     }
 }
 
@@ -36,7 +40,8 @@ void ref_rms_norm_backward(double *dx, double *dgain, const double *dy, const do
         const double *xt = x + t * dim, *dyt = dy + t * dim;
         double r = row_rstd(xt, eps, dim);
         double mean = 0;
-        for (int64_t i = 0; i < dim; i++) mean += gain[i] * dyt[i] * xt[i] * r;
+        for (int64_t i = 0; i < dim; i++)
+            mean += gain[i] * dyt[i] * xt[i] * r;
         mean /= (double)dim;
         for (int64_t i = 0; i < dim; i++) {
             double xhat = xt[i] * r;
@@ -50,7 +55,8 @@ void ref_matmul_forward(double *y, const double *x, const double *w, ref_product
     for (int64_t m = 0; m < s.M; m++) {
         for (int64_t n = 0; n < s.N; n++) {
             double sum = 0;
-            for (int64_t k = 0; k < s.K; k++) sum += x[m * s.K + k] * w[n * s.K + k];
+            for (int64_t k = 0; k < s.K; k++)
+                sum += x[m * s.K + k] * w[n * s.K + k];
             y[m * s.N + n] += sum;
         }
     }
@@ -59,7 +65,8 @@ void ref_matmul_forward(double *y, const double *x, const double *w, ref_product
 void ref_matmul_backward_data(double *dx, const double *dy, const double *w, ref_product s) {
     for (int64_t m = 0; m < s.M; m++) {
         for (int64_t n = 0; n < s.N; n++) {
-            for (int64_t k = 0; k < s.K; k++) dx[m * s.K + k] += dy[m * s.N + n] * w[n * s.K + k];
+            for (int64_t k = 0; k < s.K; k++)
+                dx[m * s.K + k] += dy[m * s.N + n] * w[n * s.K + k];
         }
     }
 }
@@ -67,7 +74,8 @@ void ref_matmul_backward_data(double *dx, const double *dy, const double *w, ref
 void ref_matmul_backward_weight(double *dw, const double *dy, const double *x, ref_product s) {
     for (int64_t m = 0; m < s.M; m++) {
         for (int64_t n = 0; n < s.N; n++) {
-            for (int64_t k = 0; k < s.K; k++) dw[n * s.K + k] += dy[m * s.N + n] * x[m * s.K + k];
+            for (int64_t k = 0; k < s.K; k++)
+                dw[n * s.K + k] += dy[m * s.N + n] * x[m * s.K + k];
         }
     }
 }
@@ -83,8 +91,8 @@ void ref_rope_table(double *table, int64_t positions, int64_t head_dim, double t
     }
 }
 
-void ref_rope(double *x, int64_t T, int64_t heads, int64_t head_dim, const int32_t *positions, const double *table,
-              int direction) {
+void ref_rope(double *x, int64_t T, int64_t heads, int64_t head_dim, const int32_t *positions,
+              const double *table, int direction) {
     int64_t half = head_dim / 2;
     for (int64_t t = 0; t < T; t++) {
         const double *cosine = table + positions[t] * head_dim, *sine = cosine + half;
@@ -100,18 +108,21 @@ void ref_rope(double *x, int64_t T, int64_t heads, int64_t head_dim, const int32
 }
 
 /* p[j] = softmax over keys first .. t of the scaled scores of row t, head h; returns the log-sum-exp. */
-static double attention_row(double *p, const double *q, const double *k, const ref_attention *s, int64_t first,
-                            int64_t t, int64_t h) {
+static double attention_row(double *p, const double *q, const double *k, const ref_attention *s,
+                            int64_t first, int64_t t, int64_t h) {
     int64_t D = s->head_dim, g = h / (s->heads / s->kv_heads);
     double top = -INFINITY, sum = 0;
     for (int64_t j = first; j <= t; j++) {
         double score = 0;
-        for (int64_t i = 0; i < D; i++) score += q[(t * s->heads + h) * D + i] * k[(j * s->kv_heads + g) * D + i];
+        for (int64_t i = 0; i < D; i++)
+            score += q[(t * s->heads + h) * D + i] * k[(j * s->kv_heads + g) * D + i];
         p[j - first] = score / sqrt((double)D);
         top = fmax(top, p[j - first]);
     }
-    for (int64_t j = 0; j <= t - first; j++) sum += exp(p[j] - top);
-    for (int64_t j = 0; j <= t - first; j++) p[j] = exp(p[j] - top) / sum;
+    for (int64_t j = 0; j <= t - first; j++)
+        sum += exp(p[j] - top);
+    for (int64_t j = 0; j <= t - first; j++)
+        p[j] = exp(p[j] - top) / sum;
     return top + log(sum);
 }
 
@@ -128,7 +139,8 @@ void ref_attention_forward(double *out, double *lse, const double *q, const doub
                 if (lse) lse[t * s->heads + h] = l;
                 for (int64_t i = 0; i < D; i++) {
                     double sum = 0;
-                    for (int64_t j = first; j <= t; j++) sum += p[j - first] * v[(j * s->kv_heads + g) * D + i];
+                    for (int64_t j = first; j <= t; j++)
+                        sum += p[j - first] * v[(j * s->kv_heads + g) * D + i];
                     out[(t * s->heads + h) * D + i] = sum;
                 }
             }
@@ -137,12 +149,14 @@ void ref_attention_forward(double *out, double *lse, const double *q, const doub
     free(p);
 }
 
-void ref_attention_backward(double *dq, double *dk, double *dv, const double *dout, const double *q, const double *k,
-                            const double *v, const ref_attention *s) {
+void ref_attention_backward(double *dq, double *dk, double *dv, const double *dout, const double *q,
+                            const double *k, const double *v, const ref_attention *s) {
     int64_t D = s->head_dim, T = s->seq_start[s->sequences];
     double *p = calloc((size_t)T, sizeof *p), *dp = calloc((size_t)T, sizeof *dp);
-    for (int64_t i = 0; i < T * s->heads * D; i++) dq[i] = 0;
-    for (int64_t i = 0; i < T * s->kv_heads * D; i++) dk[i] = dv[i] = 0;
+    for (int64_t i = 0; i < T * s->heads * D; i++)
+        dq[i] = 0;
+    for (int64_t i = 0; i < T * s->kv_heads * D; i++)
+        dk[i] = dv[i] = 0;
     for (int64_t n = 0; n < s->sequences; n++) {
         int64_t first = s->seq_start[n];
         for (int64_t t = first; t < s->seq_start[n + 1]; t++) {
@@ -194,8 +208,10 @@ void ref_swiglu_backward(double *dgu, const double *dy, const double *gu, int64_
 
 static double log_sum_exp(const double *x, int64_t n) {
     double top = -INFINITY, sum = 0;
-    for (int64_t i = 0; i < n; i++) top = fmax(top, x[i]);
-    for (int64_t i = 0; i < n; i++) sum += exp(x[i] - top);
+    for (int64_t i = 0; i < n; i++)
+        top = fmax(top, x[i]);
+    for (int64_t i = 0; i < n; i++)
+        sum += exp(x[i] - top);
     return top + log(sum);
 }
 
@@ -226,7 +242,8 @@ double ref_row_loss_slope(const ref_row_loss *loss, double logp) {
     if (loss->kind == HT_TOKEN_LOSS_NONE) return 0;
     if (loss->kind == HT_TOKEN_LOSS_NLL) return -loss->weight;
     double ratio = exp(logp - loss->old_logp);
-    /* The smaller of the two is the constant one only outside the interval, on the side the advantage pulls to. */
+    /* The smaller of the two is the constant one only outside the interval, on the side the advantage pulls
+     * to. */
     int cut = loss->advantage > 0 ? ratio > 1 + loss->clip : ratio < 1 - loss->clip;
     return cut ? 0 : -loss->weight * ratio * loss->advantage;
 }
@@ -235,7 +252,8 @@ void ref_row_loss_backward(double *dlogits, const double *logits, int32_t target
                            const ref_row_loss *loss) {
     double lse = log_sum_exp(logits, V);
     double slope = ref_row_loss_slope(loss, logits[target] - lse);
-    for (int64_t i = 0; i < V; i++) dlogits[i] = slope * ((i == target ? 1 : 0) - exp(logits[i] - lse));
+    for (int64_t i = 0; i < V; i++)
+        dlogits[i] = slope * ((i == target ? 1 : 0) - exp(logits[i] - lse));
 }
 
 void ref_adamw(double *w, double *m, double *v, const double *grad, int64_t n, const ht_adamw_args *a) {
@@ -251,7 +269,8 @@ void ref_adamw(double *w, double *m, double *v, const double *grad, int64_t n, c
 
 double ref_sum_squares(const double *x, int64_t n) {
     double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
     return sum;
 }
 
@@ -269,11 +288,13 @@ static int by_logit(const void *a, const void *b) {
 void ref_sampling_distribution(double *p, double *margin, const double *logits, int64_t V,
                                const ht_sampling *setting) {
     ranked *order = calloc((size_t)V, sizeof *order);
-    for (int64_t i = 0; i < V; i++) order[i] = (ranked){logits[i] / (double)setting->temperature, i};
+    for (int64_t i = 0; i < V; i++)
+        order[i] = (ranked){logits[i] / (double)setting->temperature, i};
     qsort(order, (size_t)V, sizeof *order, by_logit);
     int64_t k = setting->top_k > 0 && setting->top_k < V ? setting->top_k : V;
     double total = 0, before = 0, kept = 0;
-    for (int64_t r = 0; r < k; r++) total += exp(order[r].logit - order[0].logit);
+    for (int64_t r = 0; r < k; r++)
+        total += exp(order[r].logit - order[0].logit);
     for (int64_t r = 0; r < V; r++) {
         double mass = r < k ? exp(order[r].logit - order[0].logit) / total : 0;
         double edge = INFINITY;
@@ -286,6 +307,7 @@ void ref_sampling_distribution(double *p, double *margin, const double *logits, 
         if (margin) margin[order[r].id] = edge;
         before += mass;
     }
-    for (int64_t i = 0; i < V; i++) p[i] /= kept;
+    for (int64_t i = 0; i < V; i++)
+        p[i] /= kept;
     free(order);
 }

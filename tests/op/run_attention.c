@@ -7,12 +7,15 @@
 #include "tests/op/harness.h"
 #include "tests/op/reference.h"
 
-static int64_t cut_length(const op_cut *cut, int64_t i) { return 1 + (cut->first + cut->step * i) % cut->cycle; }
+static int64_t cut_length(const op_cut *cut, int64_t i) {
+    return 1 + (cut->first + cut->step * i) % cut->cycle;
+}
 
 /* [sequences + 1]; new memory. */
 static int32_t *starts_of(const op_cut *cut) {
     int32_t *start = calloc((size_t)cut->sequences + 1, sizeof *start);
-    for (int64_t i = 0; i < cut->sequences; i++) start[i + 1] = start[i] + (int32_t)cut_length(cut, i);
+    for (int64_t i = 0; i < cut->sequences; i++)
+        start[i + 1] = start[i] + (int32_t)cut_length(cut, i);
     return start;
 }
 
@@ -26,7 +29,8 @@ typedef struct attention_run {
     int32_t wrong_start[3];
 } attention_run;
 
-/* q, k, v as views into one buffer, as the model has them after its one product, when `strided`; else apart. */
+/* q, k, v as views into one buffer, as the model has them after its one product, when `strided`; else apart.
+ */
 static void place_qkv(op_run *run, attention_run *a) {
     if (!run->strided) {
         a->tq = op_tensor(run, run->dtype, a->T, a->wide, a->q);
@@ -50,7 +54,8 @@ static void place_qkv(op_run *run, attention_run *a) {
 
 static attention_run prepare(op_run *run, int64_t index) {
     const op_attention_case *c = &op_attention_cases[index];
-    attention_run a = {.start = starts_of(&c->cut), .wide = c->heads * c->head_dim, .narrow = c->kv_heads * c->head_dim};
+    attention_run a = {
+        .start = starts_of(&c->cut), .wide = c->heads * c->head_dim, .narrow = c->kv_heads * c->head_dim};
     a.T = a.start[c->cut.sequences];
     a.q = op_normal(run, run->dtype, a.T * a.wide, 1);
     a.k = op_normal(run, run->dtype, a.T * a.narrow, 1);
@@ -82,7 +87,9 @@ static void finish(attention_run *a) {
 }
 
 /* Scores sum head_dim terms; the softmax and its mean sum up to T. */
-static double roundings(const attention_run *a) { return 2 * SUM_ROUNDINGS(a->shape.head_dim + a->T); }
+static double roundings(const attention_run *a) {
+    return 2 * SUM_ROUNDINGS(a->shape.head_dim + a->T);
+}
 
 void run_attention_forward(op_run *run, int64_t index) {
     attention_run a = prepare(run, index);
@@ -121,8 +128,8 @@ void run_attention_backward(op_run *run, int64_t index) {
     double *dq = op_zeros(a.T * a.wide), *dk = op_zeros(a.T * a.narrow), *dv = op_zeros(a.T * a.narrow);
     if (run->wrong) make_wrong(&a);
     ref_attention_backward(dq, dk, dv, dout, a.q, a.k, a.v, &a.exact);
-    /* bf16: the saved output, probabilities or their gradient, and the result. A first row's dq is exactly 0: the
-     * floor is the size of the terms that cancel there. */
+    /* bf16: the saved output, probabilities or their gradient, and the result. A first row's dq is exactly 0:
+     * the floor is the size of the terms that cancel there. */
     const op_tolerance tolerance = {roundings(&a), op_bf16(run, 3), 1};
     op_output_tensor(run, "dq", &tdq, dq, tolerance);
     op_output_tensor(run, "dk", &tdk, dk, tolerance);
@@ -133,7 +140,8 @@ void run_attention_backward(op_run *run, int64_t index) {
     finish(&a);
 }
 
-/* --- over a cache ----------------------------------------------------------------------------------------- */
+/* --- over a cache -----------------------------------------------------------------------------------------
+ */
 
 typedef struct cached_run {
     int64_t S, T, wide, narrow, max_blocks, blocks;
@@ -143,7 +151,8 @@ typedef struct cached_run {
 
 /* Block tables that are scattered over the pool, with blocks nobody owns between them. */
 static cached_run plan_cache(op_run *run, const op_cached_case *c) {
-    cached_run p = {.S = c->rows.sequences, .wide = c->heads * c->head_dim, .narrow = c->kv_heads * c->head_dim};
+    cached_run p = {
+        .S = c->rows.sequences, .wide = c->heads * c->head_dim, .narrow = c->kv_heads * c->head_dim};
     p.start = starts_of(&c->rows);
     p.T = p.start[p.S];
     p.past = calloc((size_t)p.S, sizeof *p.past);
@@ -173,15 +182,17 @@ static int64_t page_row(const cached_run *p, int64_t block_size, int64_t s, int6
     return p->tables[s * p->max_blocks + position / block_size] * block_size + position % block_size;
 }
 
-/* Pages holding the past of `whole`, NaN elsewhere; with_new: also the new rows, which is what must come out. */
+/* Pages holding the past of `whole`, NaN elsewhere; with_new: also the new rows, which is what must come out.
+ */
 static double *pages_of(const cached_run *p, const op_cached_case *c, const double *whole, int with_new) {
     double *pages = op_zeros(p->blocks * c->block_size * p->narrow);
-    for (int64_t i = 0; i < p->blocks * c->block_size * p->narrow; i++) pages[i] = 0.5;
+    for (int64_t i = 0; i < p->blocks * c->block_size * p->narrow; i++)
+        pages[i] = 0.5;
     for (int64_t s = 0; s < p->S; s++) {
         int64_t length = with_new ? p->whole[s + 1] - p->whole[s] : p->past[s];
         for (int64_t i = 0; i < length; i++) {
-            memcpy(pages + page_row(p, c->block_size, s, i) * p->narrow, whole + (p->whole[s] + i) * p->narrow,
-                   (size_t)p->narrow * sizeof *pages);
+            memcpy(pages + page_row(p, c->block_size, s, i) * p->narrow,
+                   whole + (p->whole[s] + i) * p->narrow, (size_t)p->narrow * sizeof *pages);
         }
     }
     return pages;
@@ -221,7 +232,8 @@ void run_attention_cached(op_run *run, int64_t index) {
     double *q = op_normal(run, run->dtype, W * p.wide, 1);
     double *k = op_normal(run, run->dtype, W * p.narrow, 1), *v = op_normal(run, run->dtype, W * p.narrow, 1);
     ht_tensor tq = new_rows_tensor(run, &p, q, p.wide), tk = new_rows_tensor(run, &p, k, p.narrow);
-    ht_tensor tv = new_rows_tensor(run, &p, v, p.narrow), tout = op_tensor(run, run->dtype, p.T, p.wide, NULL);
+    ht_tensor tv = new_rows_tensor(run, &p, v, p.narrow),
+              tout = op_tensor(run, run->dtype, p.T, p.wide, NULL);
     ht_kv_pages pages = {page_tensor(run, &p, c, k), page_tensor(run, &p, c, v), c->block_size};
     const ht_cached_shape shape = {.heads = c->heads,
                                    .kv_heads = c->kv_heads,

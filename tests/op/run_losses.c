@@ -7,8 +7,9 @@
 #include "tests/op/reference.h"
 
 /*
- * The operation is fused; the reference goes softmax, log-probability, loss of it, chain rule, step by step. Rows of
- * the clipped loss take every branch: ratios below, inside and above the interval, both signs of the advantage.
+ * The operation is fused; the reference goes softmax, log-probability, loss of it, chain rule, step by step.
+ * Rows of the clipped loss take every branch: ratios below, inside and above the interval, both signs of the
+ * advantage.
  */
 static void clip_inputs(ref_row_loss *rows, const double *logp, int64_t R) {
     static const double ratios[] = {0.5, 0.95, 1.0, 1.15, 2.0};
@@ -56,15 +57,18 @@ void run_token_loss(op_run *run, int64_t index) {
                                 .old_logp = op_floats(run, R, arrays.old_logp),
                                 .advantage = op_floats(run, R, arrays.advantage),
                                 .clip = 0.2f};
-    op_check(run, ht_token_loss_forward(run->be, &tlogits, op_ids(run, targets, R), tlogp, tentropy, &loss, &run->err));
+    op_check(run, ht_token_loss_forward(run->be, &tlogits, op_ids(run, targets, R), tlogp, tentropy, &loss,
+                                        &run->err));
 
     if (run->wrong) { /* the last token of the vocabulary is lost */
-        for (int64_t r = 0; r < R; r++) logits[r * V + V - 1] = -1e4;
+        for (int64_t r = 0; r < R; r++)
+            logits[r * V + V - 1] = -1e4;
         ref_token_logp(logp, entropy, logits, targets, R, V);
     }
     double *dlogits = op_duplicate(logits, R * V);
     if (c->kind != HT_TOKEN_LOSS_NONE) {
-        for (int64_t r = 0; r < R; r++) ref_row_loss_backward(dlogits + r * V, logits + r * V, targets[r], V, &rows[r]);
+        for (int64_t r = 0; r < R; r++)
+            ref_row_loss_backward(dlogits + r * V, logits + r * V, targets[r], V, &rows[r]);
     }
     /* A logit of size x carries x * 2^-24 into its exponential; 6 deviations bound x. The sum has V terms. */
     double n = SUM_ROUNDINGS(V) + 16 * (1 + 6 * c->deviation);
@@ -85,8 +89,10 @@ void run_adamw(op_run *run, int64_t index) {
     const op_vector_case *c = &op_vector_cases[index];
     double *w = op_normal(run, HT_F32, c->n, 0.02), *m = op_normal(run, HT_F32, c->n, 0.1);
     double *v = op_normal(run, HT_F32, c->n, 0.1), *grad = op_normal(run, HT_F32, c->n, 1);
-    for (int64_t i = 0; i < c->n; i++) v[i] = (double)(float)(v[i] * v[i]);
-    ht_adamw_args args = {.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 0.37, .step = c->step};
+    for (int64_t i = 0; i < c->n; i++)
+        v[i] = (double)(float)(v[i] * v[i]);
+    ht_adamw_args args = {
+        .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 0.37, .step = c->step};
     args.decay = index % 2 ? 0 : 0.1;
     float *tw = op_floats(run, c->n, w), *tm = op_floats(run, c->n, m), *tv = op_floats(run, c->n, v);
     op_check(run, ht_adamw(run->be, tw, tm, tv, op_floats(run, c->n, grad), c->n, &args, &run->err));

@@ -33,13 +33,15 @@ static void finish(product_run *p) {
 }
 
 static void lose_last_column(double *x, int64_t rows, int64_t cols) {
-    for (int64_t r = 0; r < rows; r++) x[r * cols + cols - 1] = 0;
+    for (int64_t r = 0; r < rows; r++)
+        x[r * cols + cols - 1] = 0;
 }
 
 /* The output before the product: something to add to, or NaN to be overwritten. */
 static ht_tensor output(op_run *run, const product_run *p, ht_dtype dtype, int64_t rows, int64_t cols,
                         double **expected) {
-    *expected = p->accumulate == HT_ACCUMULATE ? op_normal(run, dtype, rows * cols, 1) : op_zeros(rows * cols);
+    *expected =
+        p->accumulate == HT_ACCUMULATE ? op_normal(run, dtype, rows * cols, 1) : op_zeros(rows * cols);
     return op_tensor(run, dtype, rows, cols, p->accumulate == HT_ACCUMULATE ? *expected : NULL);
 }
 

@@ -41,13 +41,16 @@ void run_embedding_backward(op_run *run, int64_t index) {
     op_check(run, ht_embedding_backward(run->be, &tdtable, &tdy, op_ids(run, ids, c->tokens), &run->err));
     /* The last token is lost. */
     ref_embedding_backward(dtable, dy, ids, c->tokens - run->wrong, c->dim);
-    op_output_tensor(run, "dtable", &tdtable, dtable, (op_tolerance){.f32_roundings = SUM_ROUNDINGS(c->tokens)});
+    op_output_tensor(run, "dtable", &tdtable, dtable,
+                     (op_tolerance){.f32_roundings = SUM_ROUNDINGS(c->tokens)});
     free(ids);
     free(dy);
 }
 
 /* Two eps: Llama 2's, and one large beside the data, so that leaving it out shows. */
-static double eps_of(int64_t index) { return index % 3 == 0 ? 0.25 : 1e-5; }
+static double eps_of(int64_t index) {
+    return index % 3 == 0 ? 0.25 : 1e-5;
+}
 
 void run_rms_norm_forward(op_run *run, int64_t index) {
     const op_matrix_case *c = &op_matrix_cases[index];
@@ -114,8 +117,8 @@ void run_rope(op_run *run, int64_t index) {
     ht_tensor ttable = op_tensor(run, HT_F32, POSITIONS, c->head_dim, table);
     run->strided = strided;
     ht_tensor tx = op_tensor(run, run->dtype, c->tokens, c->heads * c->head_dim, x);
-    op_check(run, ht_rope(run->be, &tx, c->heads, c->head_dim, op_ids(run, positions, c->tokens), &ttable, direction,
-                          &run->err));
+    op_check(run, ht_rope(run->be, &tx, c->heads, c->head_dim, op_ids(run, positions, c->tokens), &ttable,
+                          direction, &run->err));
     ref_rope(x, c->tokens, c->heads, c->head_dim, positions, table, run->wrong ? -direction : direction);
     op_output_tensor(run, "x", &tx, x, (op_tolerance){8, op_bf16(run, 1), 0});
     free(positions);
@@ -163,7 +166,8 @@ void run_swiglu_backward(op_run *run, int64_t index) {
 static int32_t *some_rows(int64_t total, int64_t *count) {
     int32_t *rows = calloc((size_t)total, sizeof *rows);
     *count = 0;
-    for (int64_t r = total - 1; r >= 0; r -= 3) rows[(*count)++] = (int32_t)r;
+    for (int64_t r = total - 1; r >= 0; r -= 3)
+        rows[(*count)++] = (int32_t)r;
     return rows;
 }
 

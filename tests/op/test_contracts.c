@@ -1,6 +1,6 @@
 /*
- * What backend.h promises beside values: refusal of misshapen and mistyped arguments, bits of a row that do not depend
- * on its batch, and the memory functions.
+ * What backend.h promises beside values: refusal of misshapen and mistyped arguments, bits of a row that do
+ * not depend on its batch, and the memory functions.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -15,27 +15,35 @@
 static ht_backend *backend;
 static float *memory; /* backend memory that is large enough for every argument below */
 
-static ht_tensor f32(int64_t rows, int64_t cols) { return ht_tensor_of(memory, HT_F32, rows, cols); }
-static ht_tensor typed(ht_dtype dtype, int64_t rows, int64_t cols) { return ht_tensor_of(memory, dtype, rows, cols); }
+static ht_tensor f32(int64_t rows, int64_t cols) {
+    return ht_tensor_of(memory, HT_F32, rows, cols);
+}
+static ht_tensor typed(ht_dtype dtype, int64_t rows, int64_t cols) {
+    return ht_tensor_of(memory, dtype, rows, cols);
+}
 
 /* The call is refused with HT_ERR_USAGE and a message. */
-#define REFUSED(call)                                                                                         \
-    do {                                                                                                      \
-        ht_error err = HT_ERROR_INIT;                                                                         \
-        ht_status status_ = (call);                                                                           \
-        if (status_ != HT_ERR_USAGE || err.message[0] == '\0') {                                              \
-            print_error("line %d: %s gave %d (%s)\n", __LINE__, #call, (int)status_, err.message);            \
-            failures++;                                                                                       \
-        }                                                                                                     \
+#define REFUSED(call)                                                                                        \
+    do {                                                                                                     \
+        ht_error err = HT_ERROR_INIT;                                                                        \
+        ht_status status_ = (call);                                                                          \
+        if (status_ != HT_ERR_USAGE || err.message[0] == '\0') {                                             \
+            print_error("line %d: %s gave %d (%s)\n", __LINE__, #call, (int)status_, err.message);           \
+            failures++;                                                                                      \
+        }                                                                                                    \
     } while (0)
 
-static const int32_t *ids(void) { return (const int32_t *)memory; }
+static const int32_t *ids(void) {
+    return (const int32_t *)memory;
+}
 
 static void test_contracts__rows_refuse(void **state) {
     (void)state;
     int failures = 0;
-    ht_tensor a = f32(4, 8), rows5 = f32(5, 8), cols7 = f32(4, 7), half = typed(HT_F16, 4, 8), narrow = f32(4, 8);
-    ht_tensor bf16 = typed(HT_BF16, 4, 8), gain = f32(1, 8), gain7 = f32(1, 7), wide = f32(4, 16), gain_bf16 = typed(HT_BF16, 1, 8);
+    ht_tensor a = f32(4, 8), rows5 = f32(5, 8), cols7 = f32(4, 7), half = typed(HT_F16, 4, 8),
+              narrow = f32(4, 8);
+    ht_tensor bf16 = typed(HT_BF16, 4, 8), gain = f32(1, 8), gain7 = f32(1, 7), wide = f32(4, 16),
+              gain_bf16 = typed(HT_BF16, 1, 8);
     narrow.stride = 7; /* rows would overlap */
     REFUSED(ht_copy(backend, &rows5, &a, &err));
     REFUSED(ht_copy(backend, &cols7, &a, &err));
@@ -118,10 +126,16 @@ static void test_contracts__attention_refuses(void **state) {
     int failures = 0;
     /* T 4, H 4, G 2, D 8 */
     const int32_t start[] = {0, 1, 4}, past[] = {0, 0}, tables[] = {0, 1};
-    ht_tensor q = f32(4, 32), k = f32(4, 16), v = f32(4, 16), out = f32(4, 32), q5 = f32(5, 32), k8 = f32(4, 8);
+    ht_tensor q = f32(4, 32), k = f32(4, 16), v = f32(4, 16), out = f32(4, 32), q5 = f32(5, 32),
+              k8 = f32(4, 8);
     ht_tensor k_bf16 = typed(HT_BF16, 4, 16), out_bf16 = typed(HT_BF16, 4, 32), q_half = typed(HT_F16, 4, 32);
     ht_tensor k_half = typed(HT_F16, 4, 16);
-    const ht_attention_shape shape = {.heads = 4, .kv_heads = 2, .head_dim = 8, .sequences = 2, .seq_start = ids(), .seq_start_host = start};
+    const ht_attention_shape shape = {.heads = 4,
+                                      .kv_heads = 2,
+                                      .head_dim = 8,
+                                      .sequences = 2,
+                                      .seq_start = ids(),
+                                      .seq_start_host = start};
     ht_attention_shape uneven = shape;
     uneven.kv_heads = 3;
     ht_attention_shape shorter = shape;
@@ -136,7 +150,8 @@ static void test_contracts__attention_refuses(void **state) {
     REFUSED(ht_attention_forward(backend, &out, memory, &q, &k, &v, &shorter, &err));
     REFUSED(ht_attention_forward(backend, &q_half, memory, &q_half, &k_half, &k_half, &shape, &err));
 
-    const ht_attention_backward_args good = {.dq = &q, .dk = &k, .dv = &v, .dout = &out, .q = &q, .k = &k, .v = &v, .out = &out, .lse = memory};
+    const ht_attention_backward_args good = {
+        .dq = &q, .dk = &k, .dv = &v, .dout = &out, .q = &q, .k = &k, .v = &v, .out = &out, .lse = memory};
     ht_attention_backward_args args = good;
     args.dq = &k;
     REFUSED(ht_attention_backward(backend, &args, &shape, &err));
@@ -164,7 +179,8 @@ static void test_contracts__attention_refuses(void **state) {
     ht_cached_shape cached_uneven = cached;
     cached_uneven.kv_heads = 3;
     ht_kv_pages pages = {f32(32, 16), f32(32, 16), 16}, thin = {f32(32, 8), f32(32, 8), 16};
-    ht_kv_pages unlike = {f32(32, 16), f32(16, 16), 16}, pages_bf16 = {typed(HT_BF16, 32, 16), typed(HT_BF16, 32, 16), 16};
+    ht_kv_pages unlike = {f32(32, 16), f32(16, 16), 16},
+                pages_bf16 = {typed(HT_BF16, 32, 16), typed(HT_BF16, 32, 16), 16};
     REFUSED(ht_attention_cached(backend, &out, &q5, &k, &v, &pages, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k8, &v, &pages, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k, &v, &thin, &cached, &err));
@@ -181,7 +197,8 @@ static void test_contracts__losses_refuse(void **state) {
     narrow.stride = 15;
     const ht_token_loss none = {.kind = HT_TOKEN_LOSS_NONE};
     const ht_token_loss weightless = {.kind = HT_TOKEN_LOSS_NLL};
-    const ht_token_loss oldless = {.kind = HT_TOKEN_LOSS_CLIP, .weight = memory, .advantage = memory, .clip = 0.2f};
+    const ht_token_loss oldless = {
+        .kind = HT_TOKEN_LOSS_CLIP, .weight = memory, .advantage = memory, .clip = 0.2f};
     const ht_token_loss clipless = {
         .kind = HT_TOKEN_LOSS_CLIP, .weight = memory, .advantage = memory, .old_logp = memory, .clip = 0};
     REFUSED(ht_token_loss_forward(backend, &half, ids(), memory, NULL, &none, &err));
@@ -189,7 +206,8 @@ static void test_contracts__losses_refuse(void **state) {
     REFUSED(ht_token_loss_forward(backend, &logits, ids(), memory, NULL, &weightless, &err));
     REFUSED(ht_token_loss_forward(backend, &logits, ids(), memory, NULL, &oldless, &err));
     REFUSED(ht_token_loss_forward(backend, &logits, ids(), memory, NULL, &clipless, &err));
-    const ht_adamw_args step0 = {.lr = 1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 0};
+    const ht_adamw_args step0 = {
+        .lr = 1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 0};
     REFUSED(ht_adamw(backend, memory, memory, memory, memory, 4, &step0, &err));
     const ht_sampling greedy[4] = {{.top_p = 1}, {.top_p = 1}, {.top_p = 1}, {.top_p = 1}};
     int32_t tokens[4];
@@ -228,7 +246,8 @@ static void test_contracts__rms_norm_rows_stand_alone(void **state) {
     for (int64_t t = 0; t < T; t++) {
         alone = (op_result){0};
         ht_tensor row = ht_tensor_rows(tx, t, 1), y = op_tensor(&run, HT_F32, 1, DIM, NULL);
-        op_check(&run, ht_rms_norm_forward(backend, &y, op_floats(&run, 1, NULL), &row, &tgain, 1e-5f, &run.err));
+        op_check(&run,
+                 ht_rms_norm_forward(backend, &y, op_floats(&run, 1, NULL), &row, &tgain, 1e-5f, &run.err));
         op_output_tensor(&run, "y", &y, op_zeros(DIM), (op_tolerance){0});
         assert_memory_equal(alone.outputs[0].actual, whole.outputs[0].actual + t * DIM, DIM * sizeof(double));
         op_result_free(&alone);
@@ -251,8 +270,10 @@ static void test_contracts__memory(void **state) {
     assert_int_equal((uintptr_t)block % 64, 0);
     memset(back, 1, N);
     assert_int_equal(ht_download(backend, back, block, N, &err), HT_OK);
-    for (int i = 0; i < N; i++) assert_int_equal(back[i], 0);
-    for (int i = 0; i < N; i++) host[i] = (unsigned char)(i * 7);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(back[i], 0);
+    for (int i = 0; i < N; i++)
+        host[i] = (unsigned char)(i * 7);
     assert_int_equal(ht_upload(backend, block, host, N, &err), HT_OK);
     assert_int_equal(ht_zero(backend, block + 1, 3, &err), HT_OK);
     assert_int_equal(ht_download(backend, back, block, N, &err), HT_OK);

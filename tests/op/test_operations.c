@@ -1,6 +1,6 @@
 /*
- * Every operation, on every case of cases.h, in every dtype, against the reference; then the same bits twice, on one
- * thread as on two where that is promised, and a proof for every family that a wrong result fails.
+ * Every operation, on every case of cases.h, in every dtype, against the reference; then the same bits twice,
+ * on one thread as on two where that is promised, and a proof for every family that a wrong result fails.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -17,7 +17,9 @@ static ht_backend *backend;
 static int computes_bf16;
 
 /* f32 comes first in every family's list. */
-static int dtypes_of(const op_family *family) { return computes_bf16 ? family->dtype_count : 1; }
+static int dtypes_of(const op_family *family) {
+    return computes_bf16 ? family->dtype_count : 1;
+}
 
 static void run_case(const op_family *family, ht_dtype dtype, int64_t index, int wrong, op_result *result) {
     op_run run = {.dtype = dtype, .strided = index % 2 == 1, .wrong = wrong, .seed = (uint64_t)index + 1};
@@ -27,8 +29,8 @@ static void run_case(const op_family *family, ht_dtype dtype, int64_t index, int
 }
 
 /* For each case and dtype of a family. */
-#define EACH_CASE(family, dtype, index)                                                                       \
-    for (int dtype##_at = 0; dtype##_at < dtypes_of(family); dtype##_at++)                                \
+#define EACH_CASE(family, dtype, index)                                                                      \
+    for (int dtype##_at = 0; dtype##_at < dtypes_of(family); dtype##_at++)                                   \
         for (int64_t index = 0, dtype = (family)->dtypes[dtype##_at]; index < (family)->count; index++)
 
 static void test_operations__values(void **state) {
@@ -62,11 +64,13 @@ static void test_operations__wrong_result_fails(void **state) {
             op_result result;
             run_case(family, family->dtypes[d], index, 1, &result);
             int failed = 0;
-            for (int i = 0; i < result.count; i++) failed |= !(op_error(&result.outputs[i]) <= 1);
+            for (int i = 0; i < result.count; i++)
+                failed |= !(op_error(&result.outputs[i]) <= 1);
             caught += failed;
             op_result_free(&result);
         }
-        if (2 * caught < family->count) fail_msg("only %d of %d wrong results fail", (int)caught, (int)family->count);
+        if (2 * caught < family->count)
+            fail_msg("only %d of %d wrong results fail", (int)caught, (int)family->count);
     }
 }
 

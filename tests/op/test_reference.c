@@ -1,6 +1,7 @@
 /*
- * The reference is right: each backward formula equals central differences of its own f64 forward. With step h = 1e-5
- * the error is h^2 = 1e-10 of the third derivative plus 2^-53 / h = 1e-11 of rounding; 1e-7 leaves room for the sums.
+ * The reference is right: each backward formula equals central differences of its own f64 forward. With step
+ * h = 1e-5 the error is h^2 = 1e-10 of the third derivative plus 2^-53 / h = 1e-11 of rounding; 1e-7 leaves
+ * room for the sums.
  */
 #include <math.h>
 #include <stdarg.h>
@@ -13,9 +14,9 @@
 #include "core/base/rng.h"
 #include "tests/op/reference.h"
 
-#define STEP 1e-5
+#define STEP      1e-5
 #define TOLERANCE 1e-7
-#define MAX 4096
+#define MAX       4096
 
 /* cmocka's own comparison is of floats. */
 static void assert_near(double actual, double expected, double tolerance) {
@@ -26,7 +27,8 @@ static uint64_t stream;
 
 static void fill(double *x, int64_t n) {
     stream++;
-    for (int64_t i = 0; i < n; i++) x[i] = ht_rng_normal(11, stream, (uint64_t)i);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = ht_rng_normal(11, stream, (uint64_t)i);
 }
 
 /* A scalar function of x: the weighted sum of an operation's outputs. */
@@ -50,13 +52,15 @@ static void check_gradient(objective f, void *context, double *x, const double *
 
 static double dot(const double *a, const double *b, int64_t n) {
     double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
+    for (int64_t i = 0; i < n; i++)
+        sum += a[i] * b[i];
     return sum;
 }
 
 enum { ROWS = 5, DIM = 7 };
 
-static double input[MAX], other[MAX], third[MAX], dout[MAX], gradient[MAX], second_gradient[MAX], third_gradient[MAX];
+static double input[MAX], other[MAX], third[MAX], dout[MAX], gradient[MAX], second_gradient[MAX],
+    third_gradient[MAX];
 
 static double embedding_of(const double *table, void *ids) {
     double y[ROWS * DIM];
@@ -80,7 +84,9 @@ static double norm_of_x(const double *x, void *gain) {
     return dot(y, dout, ROWS * DIM);
 }
 
-static double norm_of_gain(const double *gain, void *x) { return norm_of_x(x, (void *)(uintptr_t)gain); }
+static double norm_of_gain(const double *gain, void *x) {
+    return norm_of_x(x, (void *)(uintptr_t)gain);
+}
 
 static void test_reference__rms_norm(void **state) {
     (void)state;
@@ -102,7 +108,9 @@ static double product_of_x(const double *x, void *w) {
     return dot(y, dout, ROWS * 6);
 }
 
-static double product_of_w(const double *w, void *x) { return product_of_x(x, (void *)(uintptr_t)w); }
+static double product_of_w(const double *w, void *x) {
+    return product_of_x(x, (void *)(uintptr_t)w);
+}
 
 static void test_reference__matmul(void **state) {
     (void)state;
@@ -134,7 +142,8 @@ static void test_reference__rope(void **state) {
     assert_near(forward[0], input[0], 1e-15); /* position 0 */
     assert_true(fabs(forward[2 * HEADS * D] - input[2 * HEADS * D]) > 1e-3);
     ref_rope(forward, T, HEADS, D, positions, table, -1);
-    for (int64_t i = 0; i < T * HEADS * D; i++) assert_near(forward[i], input[i], 1e-14);
+    for (int64_t i = 0; i < T * HEADS * D; i++)
+        assert_near(forward[i], input[i], 1e-14);
 }
 
 enum { HEADS = 4, KV_HEADS = 2, WIDTH = 3, TOKENS = 6 };
@@ -147,9 +156,15 @@ static double attention_sum(const double *q, const double *k, const double *v) {
     return dot(y, dout, TOKENS * HEADS * WIDTH);
 }
 
-static double attention_of_q(const double *q, void *c) { return (void)c, attention_sum(q, other, third); }
-static double attention_of_k(const double *k, void *c) { return (void)c, attention_sum(input, k, third); }
-static double attention_of_v(const double *v, void *c) { return (void)c, attention_sum(input, other, v); }
+static double attention_of_q(const double *q, void *c) {
+    return (void)c, attention_sum(q, other, third);
+}
+static double attention_of_k(const double *k, void *c) {
+    return (void)c, attention_sum(input, k, third);
+}
+static double attention_of_v(const double *v, void *c) {
+    return (void)c, attention_sum(input, other, v);
+}
 
 static void test_reference__attention(void **state) {
     (void)state;
@@ -250,16 +265,11 @@ static void test_reference__sampling_distribution(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reference__embedding),
-        cmocka_unit_test(test_reference__rms_norm),
-        cmocka_unit_test(test_reference__matmul),
-        cmocka_unit_test(test_reference__rope),
-        cmocka_unit_test(test_reference__attention),
-        cmocka_unit_test(test_reference__swiglu),
-        cmocka_unit_test(test_reference__token_loss),
-        cmocka_unit_test(test_reference__token_logp),
-        cmocka_unit_test(test_reference__adamw),
-        cmocka_unit_test(test_reference__sampling_distribution),
+        cmocka_unit_test(test_reference__embedding),  cmocka_unit_test(test_reference__rms_norm),
+        cmocka_unit_test(test_reference__matmul),     cmocka_unit_test(test_reference__rope),
+        cmocka_unit_test(test_reference__attention),  cmocka_unit_test(test_reference__swiglu),
+        cmocka_unit_test(test_reference__token_loss), cmocka_unit_test(test_reference__token_logp),
+        cmocka_unit_test(test_reference__adamw),      cmocka_unit_test(test_reference__sampling_distribution),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /*
- * ht_sample: greedy ties, frequencies against the exact distribution, filters, log-probabilities, and that a sample is
- * a function of its own row and coordinates alone.
+ * ht_sample: greedy ties, frequencies against the exact distribution, filters, log-probabilities, and that a
+ * sample is a function of its own row and coordinates alone.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -35,7 +35,8 @@ static void test_sampling__greedy_takes_the_lowest_of_equals(void **state) {
     (void)state;
     enum { V = 37 };
     double logits[3 * V] = {0};
-    const ht_sampling settings[3] = {{.temperature = 0, .top_p = 1}, {.temperature = 0, .top_p = 1}, {.temperature = 0, .top_p = 1}};
+    const ht_sampling settings[3] = {
+        {.temperature = 0, .top_p = 1}, {.temperature = 0, .top_p = 1}, {.temperature = 0, .top_p = 1}};
     int32_t tokens[3];
     logits[V + 36] = logits[V + 17] = 2; /* the tie is across any vector's width */
     logits[2 * V + 36] = 1;
@@ -47,17 +48,19 @@ static void test_sampling__greedy_takes_the_lowest_of_equals(void **state) {
 
 /*
  * Frequencies of N draws against p: Pearson's statistic has mean = degrees of freedom f and variance 2 f, so
- * f + 6 sqrt(2 f) is passed by chance less than once in a million runs, and the seed is fixed. Tokens outside of the
- * filters must never come.
+ * f + 6 sqrt(2 f) is passed by chance less than once in a million runs, and the seed is fixed. Tokens outside
+ * of the filters must never come.
  */
 static int frequencies_agree(int64_t V, ht_sampling setting, float true_temperature) {
     enum { N = 20000, BATCH = 500 };
-    double *row = random_logits(V, 2, 5), *p = op_zeros(V), *margin = op_zeros(V), *logits = op_zeros(BATCH * V);
+    double *row = random_logits(V, 2, 5), *p = op_zeros(V), *margin = op_zeros(V),
+           *logits = op_zeros(BATCH * V);
     int64_t *seen = calloc((size_t)V, sizeof *seen);
     ht_sampling exact = setting;
     exact.temperature = true_temperature;
     ref_sampling_distribution(p, margin, row, V, &exact);
-    for (int64_t i = 0; i < BATCH * V; i++) logits[i] = row[i % V];
+    for (int64_t i = 0; i < BATCH * V; i++)
+        logits[i] = row[i % V];
     ht_sampling *settings = calloc(BATCH, sizeof *settings);
     int32_t tokens[BATCH];
     for (int64_t done = 0; done < N; done += BATCH) {
@@ -118,7 +121,8 @@ static void test_sampling__filters_at_their_limits(void **state) {
     enum { V = 11 };
     double *logits = random_logits(V, 1, 6);
     int32_t best = 0, token;
-    for (int32_t i = 1; i < V; i++) best = logits[i] > logits[best] ? i : best;
+    for (int32_t i = 1; i < V; i++)
+        best = logits[i] > logits[best] ? i : best;
     for (uint64_t i = 0; i < 50; i++) {
         ht_sampling narrow = {.temperature = 5, .top_p = 1e-6f, .index = i};
         sample(logits, 1, V, &narrow, &token, NULL);
@@ -152,7 +156,8 @@ static void test_sampling__logp_is_unfiltered(void **state) {
     for (int64_t r = 0; r < R; r++) {
         /* SUM_ROUNDINGS for the sum; logits up to 20 in an exponential. */
         double allowed = (SUM_ROUNDINGS(V) + 16 * 20) * 0x1p-24 * fmax(1, fabs(exact[r]));
-        if (!(fabs((double)logp[r] - exact[r]) <= allowed)) fail_msg("row %d: %.9g, not %.9g", (int)r, (double)logp[r], exact[r]);
+        if (!(fabs((double)logp[r] - exact[r]) <= allowed))
+            fail_msg("row %d: %.9g, not %.9g", (int)r, (double)logp[r], exact[r]);
     }
     free(logits);
 }
@@ -166,7 +171,8 @@ static void test_sampling__depends_on_its_row_alone(void **state) {
     int32_t tokens[R], again[R], alone;
     float logp[R], logp_again[R], logp_alone;
     for (int64_t r = 0; r < R; r++) {
-        settings[r] = (ht_sampling){.temperature = 1, .top_p = r % 2 ? 0.9f : 1, .seed = 1, .stream = (uint64_t)r, .index = 40};
+        settings[r] = (ht_sampling){
+            .temperature = 1, .top_p = r % 2 ? 0.9f : 1, .seed = 1, .stream = (uint64_t)r, .index = 40};
         int64_t to = (r * 4 + 2) % R;
         moved[to] = settings[r];
         memcpy(shuffled + to * V, logits + r * V, V * sizeof *logits);
