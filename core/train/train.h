@@ -210,6 +210,7 @@ typedef struct ht_train_run {
     ht_store *store;       /* metrics, the run and the model also go there; NULL: none */
     const char *tokenizer; /* file, copied into the model folder */
     const char *data_hash; /* hash of the data in training order; a resume with another one is refused */
+    int64_t run_id;        /* out: the run's row in the database, from before the first step; 0: no store */
     ht_lineage lineage;    /* stage, parent, data; config and round are filled in by the loop */
 } ht_train_run;
 
