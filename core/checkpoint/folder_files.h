@@ -37,8 +37,11 @@ typedef enum ht_chat_template { HT_CHAT_TEMPLATE_NONE, HT_CHAT_TEMPLATE_LLAMA2 }
 ht_status ht_folder_tokenizer_json(json_t **out, const char *tokenizer, const ht_llama_config *config,
                                    ht_chat_template chat, ht_error *err);
 
+/* HT_ERR_DATA when a save into the folder was cut short. */
+ht_status ht_folder_check_finished(const char *folder, ht_error *err);
+
 /* Path of the weights: the single file before the index, as transformers. HT_ERR_DATA when there are none
- * (naming folders that hold PyTorch files only as such) or when a save into the folder was cut short. */
+ * (naming folders that hold PyTorch files only as such). */
 ht_status ht_folder_weights_path(char path[HT_PATH_MAX], const char *folder, ht_error *err);
 
 /* *files (a new reference) = object whose keys are config.json and the weight files; its values are null. */

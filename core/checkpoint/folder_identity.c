@@ -122,6 +122,7 @@ ht_status ht_model_folder_hash(const char *folder, char out[HT_HASH_LEN], ht_err
     json_t *halter = NULL, *files = NULL;
     ht_status status = HT_OK;
     out[0] = '\0';
+    HT_TRY(ht_folder_check_finished(folder, err));
     HT_TRY(ht_path_join(path, folder, HT_FILE_HALTER, err));
     if (ht_path_exists(path)) {
         HT_TRY(ht_json_read(path, &halter, err));
@@ -148,7 +149,8 @@ int ht_model_folder_complete(const char *folder) {
     ht_error err = HT_ERROR_INIT;
     json_t *files = NULL, *value;
     const char *name;
-    int complete = ht_folder_model_files(&files, folder, &err) == HT_OK;
+    int complete = ht_folder_check_finished(folder, &err) == HT_OK &&
+                   ht_folder_model_files(&files, folder, &err) == HT_OK;
     json_object_foreach(files, name, value) {
         (void)value;
         complete = complete && ht_path_join(path, folder, name, &err) == HT_OK && ht_path_exists(path);

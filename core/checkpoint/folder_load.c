@@ -13,15 +13,22 @@
 
 #define CHUNK ((int64_t)1 << 20) /* elements */
 
+ht_status ht_folder_check_finished(const char *folder, ht_error *err) {
+    char mark[HT_PATH_MAX], last[HT_PATH_MAX];
+    ht_status status = HT_OK;
+    HT_TRY(ht_path_join(mark, folder, HT_FILE_SAVING, err));
+    HT_TRY(ht_path_join(last, folder, HT_FILE_HALTER, err));
+    if (ht_path_exists(mark) && !ht_path_exists(last))
+        status = ht_fail(err, HT_ERR_DATA, "\"%s\" is incomplete: saving into it was cut short", folder);
+done:
+    return status;
+}
+
 ht_status ht_folder_weights_path(char path[HT_PATH_MAX], const char *folder, ht_error *err) {
     static const char *const pytorch[] = {"pytorch_model.bin", "pytorch_model.bin.index.json",
                                           "consolidated.00.pth"};
     char other[HT_PATH_MAX];
     ht_status status = HT_OK;
-    HT_TRY(ht_path_join(path, folder, HT_FILE_SAVING, err));
-    HT_TRY(ht_path_join(other, folder, HT_FILE_HALTER, err));
-    if (ht_path_exists(path) && !ht_path_exists(other))
-        return ht_fail(err, HT_ERR_DATA, "\"%s\" is incomplete: saving into it was cut short", folder);
     HT_TRY(ht_path_join(path, folder, HT_FILE_WEIGHTS, err));
     if (ht_path_exists(path)) return HT_OK;
     HT_TRY(ht_path_join(path, folder, HT_FILE_INDEX, err));
@@ -168,6 +175,7 @@ ht_status ht_model_folder_load(const char *folder, ht_llama *model, int *head_lo
     const ht_layout *layout = &model->layout;
     ht_status status = HT_OK;
     *head_loaded = 0;
+    HT_TRY(ht_folder_check_finished(folder, err));
     HT_TRY(ht_model_folder_config(folder, &config, err));
     HT_TRY(check_config(folder, &config, &model->config, err));
     HT_TRY(ht_folder_weights_path(path, folder, err));
