@@ -11,9 +11,10 @@ const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
 
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err) {
     *be = NULL;
-    if (kind == HT_BACKEND_CUDA)
+    if (kind != HT_BACKEND_AUTO && kind != HT_BACKEND_CPU)
         return ht_fail(err, HT_ERR_USAGE, "backend \"%s\" is not built into this program; built in: cpu",
-                       ht_backend_names[kind]);
+                       kind == HT_BACKEND_CUDA ? ht_backend_names[kind] : "?");
+    if (threads < 0) return ht_fail(err, HT_ERR_USAGE, "threads = %d is below 0", threads);
     ht_backend *opened = NULL;
     ht_status status = ht_calloc(&opened, 1, sizeof *opened, err);
     if (status == HT_OK) status = ht_cpu_open(opened, threads, err);
@@ -140,6 +141,7 @@ done:
 ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
                             ht_accumulate accumulate, ht_error *err) {
     ht_status status = HT_OK;
+    HT_TRY(check_shape("matmul_forward", "x", x, x->rows, x->cols, err));
     HT_TRY(check_shape("matmul_forward", "y", y, x->rows, w->rows, err));
     HT_TRY(check_like("matmul_forward", "w", w, w->rows, x->cols, x->dtype, err));
     HT_TRY(be->ops->matmul_forward(be, y, x, w, accumulate, err));
@@ -150,6 +152,7 @@ done:
 ht_status ht_matmul_backward_data(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const ht_tensor *w,
                                   ht_accumulate accumulate, ht_error *err) {
     ht_status status = HT_OK;
+    HT_TRY(check_shape("matmul_backward_data", "dy", dy, dy->rows, dy->cols, err));
     HT_TRY(check_shape("matmul_backward_data", "dx", dx, dy->rows, w->cols, err));
     HT_TRY(check_like("matmul_backward_data", "w", w, dy->cols, w->cols, dy->dtype, err));
     HT_TRY(be->ops->matmul_backward_data(be, dx, dy, w, accumulate, err));
@@ -160,6 +163,7 @@ done:
 ht_status ht_matmul_backward_weight(ht_backend *be, ht_tensor *dw, const ht_tensor *dy, const ht_tensor *x,
                                     ht_error *err) {
     ht_status status = HT_OK;
+    HT_TRY(check_shape("matmul_backward_weight", "dy", dy, dy->rows, dy->cols, err));
     HT_TRY(check_like("matmul_backward_weight", "dw", dw, dy->cols, x->cols, HT_F32, err));
     HT_TRY(check_like("matmul_backward_weight", "x", x, dy->rows, x->cols, dy->dtype, err));
     HT_TRY(be->ops->matmul_backward_weight(be, dw, dy, x, err));
@@ -170,6 +174,8 @@ done:
 ht_status ht_rope(ht_backend *be, ht_tensor *x, int64_t heads, int64_t head_dim, const int32_t *positions,
                   const ht_tensor *table, int direction, ht_error *err) {
     ht_status status = HT_OK;
+    if (direction != 1 && direction != -1)
+        return ht_fail(err, HT_ERR_USAGE, "rope: direction %d is neither 1 nor -1", direction);
     HT_TRY(check_heads("rope", heads, 1, head_dim, err));
     HT_TRY(check_shape("rope", "x", x, x->rows, heads * head_dim, err));
     HT_TRY(check_like("rope", "table", table, table->rows, head_dim, HT_F32, err));

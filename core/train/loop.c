@@ -399,6 +399,7 @@ ht_status ht_train_run_task(ht_train_run *run, const ht_train_task *task, ht_err
         HT_TRY(begin_run(&l, err));
     }
     l.begun = 1;
+    run->run_id = l.run_id;
     HT_TRY(ht_recorder_open(&l.recorder, l.paths.metrics, metrics_bytes, run->store, l.run_id, err));
     HT_TRY(run_steps(&l, err));
     HT_TRY(finish_run(&l, err));
