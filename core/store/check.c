@@ -50,7 +50,8 @@ static const stat_query stat_queries[] = {
     {"annotation_import", NULL, NULL, ""},
 };
 
-static ht_status stat_lines(ht_store *store, const stat_query *q, stat_visitor visit, void *context, ht_error *err) {
+static ht_status stat_lines(ht_store *store, const stat_query *q, stat_visitor visit, void *context,
+                            ht_error *err) {
     char sql[256];
     ht_status status;
     sqlite3_stmt *stmt;
@@ -114,13 +115,16 @@ static const struct finding_query {
     {"SELECT \"table\" || ' row ' || ifnull(rowid, '?') || ' refers to a missing ' || parent FROM"
      " pragma_foreign_key_check",
      "foreign key: %s"},
-    {"SELECT c.id FROM comparison c JOIN response a ON a.id = c.chosen_id JOIN response b ON b.id = c.rejected_id"
+    {"SELECT c.id FROM comparison c JOIN response a ON a.id = c.chosen_id JOIN response b ON b.id = "
+     "c.rejected_id"
      " WHERE a.dialog_id <> c.dialog_id OR b.dialog_id <> c.dialog_id",
      "comparison %s: its responses are not to its dialogue"},
-    {"SELECT g.id FROM demonstration g JOIN response r ON r.id = g.response_id WHERE r.dialog_id <> g.dialog_id",
+    {"SELECT g.id FROM demonstration g JOIN response r ON r.id = g.response_id WHERE r.dialog_id <> "
+     "g.dialog_id",
      "demonstration %s: its response is not to its dialogue"},
     {"SELECT id FROM response WHERE length(tokens) % 4 <> 0", "response %s: its token ids are cut"},
-    {"SELECT id FROM response r WHERE model_id IS NULL AND NOT EXISTS (SELECT 1 FROM comparison WHERE chosen_id = r.id)"
+    {"SELECT id FROM response r WHERE model_id IS NULL AND NOT EXISTS (SELECT 1 FROM comparison WHERE "
+     "chosen_id = r.id)"
      " AND NOT EXISTS (SELECT 1 FROM comparison WHERE rejected_id = r.id)"
      " AND NOT EXISTS (SELECT 1 FROM demonstration WHERE response_id = r.id)",
      "response %s: orphan: imported, but in no comparison and no demonstration"},
@@ -146,7 +150,8 @@ done:
 /* A damaged page can hold a hash of another length, or none. */
 static int has_hash(sqlite3_stmt *stmt, int column, const uint8_t hash[HT_STORE_HASH]) {
     const void *kept = sqlite3_column_blob(stmt, column);
-    return kept && sqlite3_column_bytes(stmt, column) == HT_STORE_HASH && memcmp(kept, hash, HT_STORE_HASH) == 0;
+    return kept && sqlite3_column_bytes(stmt, column) == HT_STORE_HASH &&
+           memcmp(kept, hash, HT_STORE_HASH) == 0;
 }
 
 static ht_status check_dialog(const checker *c, sqlite3_stmt *stmt, ht_error *err) {
@@ -199,24 +204,27 @@ static ht_status check_rows(const checker *c, const char *sql,
     sqlite3_stmt *stmt;
     int code;
     HT_TRY(ht_store_prepare(c->store, sql, &stmt, err));
-    while ((code = sqlite3_step(stmt)) == SQLITE_ROW) HT_TRY(check(c, stmt, err));
+    while ((code = sqlite3_step(stmt)) == SQLITE_ROW)
+        HT_TRY(check(c, stmt, err));
     if (code != SQLITE_DONE) HT_TRY(report(c, err, "unreadable: %s", sqlite3_errmsg(c->store->db)));
 done:
     sqlite3_finalize(stmt);
     return status;
 }
 
-ht_status ht_store_check(ht_store *store, finding_visitor visit, void *context, int64_t *findings, ht_error *err) {
+ht_status ht_store_check(ht_store *store, finding_visitor visit, void *context, int64_t *findings,
+                         ht_error *err) {
     ht_status status;
     checker c = {store, visit, context, findings};
     *findings = 0;
     for (size_t i = 0; i < sizeof finding_queries / sizeof *finding_queries; i++)
         HT_TRY(check_query(&c, &finding_queries[i], err));
     HT_TRY(check_rows(&c, "SELECT id, messages, kind, hash FROM dialog ORDER BY id", check_dialog, err));
-    HT_TRY(check_rows(&c,
-                      "SELECT id, dialog_id, text, hash, model_id, run_id, round, step, temperature, top_p, seed, k"
-                      " FROM response ORDER BY id",
-                      check_response, err));
+    HT_TRY(check_rows(
+        &c,
+        "SELECT id, dialog_id, text, hash, model_id, run_id, round, step, temperature, top_p, seed, k"
+        " FROM response ORDER BY id",
+        check_response, err));
 done:
     return status;
 }

@@ -46,15 +46,19 @@ ht_status ht_store_exec(ht_store *store, const char *sql, ht_error *err);
 ht_status ht_store_prepare(ht_store *store, const char *sql, sqlite3_stmt **out, ht_error *err);
 
 /* The cached statement of a slot (borrowed), reset and with no bindings; prepared from `sql` at first use. */
-ht_status ht_store_statement(ht_store *store, ht_store_slot slot, const char *sql, sqlite3_stmt **out, ht_error *err);
+ht_status ht_store_statement(ht_store *store, ht_store_slot slot, const char *sql, sqlite3_stmt **out,
+                             ht_error *err);
 
-/* Bind NULL for NULL, 0 or NaN. Failures are sticky in SQLite's handle only for memory, and show at the step. */
+/* Bind NULL for NULL, 0 or NaN. Failures are sticky in SQLite's handle only for memory, and show at the step.
+ */
 void ht_bind_text(sqlite3_stmt *stmt, int index, const char *text);
 void ht_bind_id(sqlite3_stmt *stmt, int index, int64_t id);
 void ht_bind_number(sqlite3_stmt *stmt, int index, double value);
 
-/* Steps a statement to its end, then resets it. *id (may be NULL) = first column of its first row, or 0: no row. */
-ht_status ht_store_run_statement(ht_store *store, sqlite3_stmt *stmt, const char *what, int64_t *id, ht_error *err);
+/* Steps a statement to its end, then resets it. *id (may be NULL) = first column of its first row, or 0: no
+ * row. */
+ht_status ht_store_run_statement(ht_store *store, sqlite3_stmt *stmt, const char *what, int64_t *id,
+                                 ht_error *err);
 
 /* 128-bit content hashes. */
 #define HT_STORE_HASH 16

@@ -10,7 +10,8 @@
 
 #include <jansson.h>
 
-/* its state on the stack is only safe when the code is compiled here, whatever version the shared library has */
+/* its state on the stack is only safe when the code is compiled here, whatever version the shared library has
+ */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -68,17 +69,18 @@ static int is_blank(const char *text) {
 }
 
 /* One message in canonical form, a new reference; `turn` counts the messages after the system one. */
-static ht_status canonical_message(const json_t *message, size_t index, size_t turn, json_t **out, ht_error *err) {
+static ht_status canonical_message(const json_t *message, size_t index, size_t turn, json_t **out,
+                                   ht_error *err) {
     const char *role = json_string_value(json_object_get(message, "role"));
     const char *content = json_string_value(json_object_get(message, "content"));
     if (!role || !content || json_object_size(message) != 2)
-        return ht_fail(err, HT_ERR_DATA, "message %zu is not an object of two strings, \"role\" and \"content\"",
-                       index + 1);
+        return ht_fail(err, HT_ERR_DATA,
+                       "message %zu is not an object of two strings, \"role\" and \"content\"", index + 1);
     int is_system = index == 0 && strcmp(role, "system") == 0;
     const char *expected = turn % 2 ? "assistant" : "user";
     if (!is_system && strcmp(role, expected) != 0)
-        return ht_fail(err, HT_ERR_DATA, "message %zu has role \"%.32s\" where \"%s\" is due", index + 1, role,
-                       expected);
+        return ht_fail(err, HT_ERR_DATA, "message %zu has role \"%.32s\" where \"%s\" is due", index + 1,
+                       role, expected);
     if (is_blank(content)) return ht_fail(err, HT_ERR_DATA, "message %zu (%s) is empty", index + 1, role);
     *out = json_pack("{s:s, s:s}", "role", role, "content", content);
     if (!*out) return ht_fail(err, HT_ERR_NOMEM, "cannot copy a message of %zu bytes", strlen(content));
@@ -97,7 +99,8 @@ ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err)
     }
     if (!json_is_array(parsed) || json_array_size(parsed) == 0) {
         status = parsed ? ht_fail(err, HT_ERR_DATA, "messages are not a JSON array of messages")
-                        : ht_fail(err, HT_ERR_DATA, "messages are not JSON: column %d: %s", error.column, error.text);
+                        : ht_fail(err, HT_ERR_DATA, "messages are not JSON: column %d: %s", error.column,
+                                  error.text);
         goto done;
     }
     size_t count = json_array_size(parsed), system = 0;

@@ -1,9 +1,10 @@
 /*
  * read.c: cursors, single rows, counts.
  *
- * A cursor asks for one row at a time, "the first one after the last I saw", and copies it before it lets go of the
- * statement. So it never holds a read snapshot: one that is open for hours of training would keep the write-ahead log
- * growing, and a write on the same connection would fail as soon as another process had written.
+ * A cursor asks for one row at a time, "the first one after the last I saw", and copies it before it lets go
+ * of the statement. So it never holds a read snapshot: one that is open for hours of training would keep the
+ * write-ahead log growing, and a write on the same connection would fail as soon as another process had
+ * written.
  */
 #include "core/store/internal.h"
 
@@ -34,41 +35,47 @@ struct ht_store_cursor {
 };
 
 #define DIALOG_SELECT "d.id, d.messages, d.kind, d.split, d.source, d.round"
-#define RESPONSE_SELECT(r, m)                                                                                 \
-    r ".id, " r ".dialog_id, " r ".text, " r ".tokens, " r ".model_id, " r ".run_id, " r ".round, " r         \
-      ".step, " r ".temperature, " r ".top_p, " r ".seed, " r ".k, " r ".logprob, " r ".finish, " m           \
+#define RESPONSE_SELECT(r, m)                                                                                \
+    r ".id, " r ".dialog_id, " r ".text, " r ".tokens, " r ".model_id, " r ".run_id, " r ".round, " r        \
+      ".step, " r ".temperature, " r ".top_p, " r ".seed, " r ".k, " r ".logprob, " r ".finish, " m          \
       ".tokenizer_hash"
-#define MODEL_SELECT "m.id, m.name, m.path, m.hash, m.stage, m.round, m.parent_id, m.config, m.tokenizer_hash, m.created"
+#define MODEL_SELECT                                                                                         \
+    "m.id, m.name, m.path, m.hash, m.stage, m.round, m.parent_id, m.config, m.tokenizer_hash, m.created"
 
-/* A set's query. Aliases: d dialogue, m model; CROSS JOIN keeps SQLite from starting at another table than the first. */
+/* A set's query. Aliases: d dialogue, m model; CROSS JOIN keeps SQLite from starting at another table than
+ * the first. */
 typedef struct set_query {
     const char *table, *alias, *columns, *from, *round, *source, *batch, *name;
 } set_query;
 
 static const set_query queries[HT_STORE_SET_COUNT] = {
     [HT_STORE_DIALOGS] = {"dialog", "d", DIALOG_SELECT, "dialog d", "d.round", "d.source", NULL, NULL},
-    [HT_STORE_RESPONSES] = {"response", "r", DIALOG_SELECT ", " RESPONSE_SELECT("r", "m") ", h.value, s.value",
+    [HT_STORE_RESPONSES] = {"response", "r",
+                            DIALOG_SELECT ", " RESPONSE_SELECT("r", "m") ", h.value, s.value",
                             "response r CROSS JOIN dialog d ON d.id = r.dialog_id"
                             " LEFT JOIN model m ON m.id = r.model_id"
                             " LEFT JOIN score h ON h.response_id = r.id AND h.model_id = :helpful"
                             " LEFT JOIN score s ON s.response_id = r.id AND s.model_id = :safe",
                             "r.round", "d.source", NULL, NULL},
-    [HT_STORE_COMPARISONS] = {"comparison", "c",
-                              DIALOG_SELECT ", " RESPONSE_SELECT("a", "ma") ", " RESPONSE_SELECT("b", "mb")
-                              ", c.id, c.rating, c.safety, c.annotator, c.batch, c.round, c.source",
-                              "comparison c CROSS JOIN dialog d ON d.id = c.dialog_id"
-                              " JOIN response a ON a.id = c.chosen_id JOIN response b ON b.id = c.rejected_id"
-                              " LEFT JOIN model ma ON ma.id = a.model_id LEFT JOIN model mb ON mb.id = b.model_id",
-                              "c.round", "c.source", "c.batch", NULL},
-    [HT_STORE_DEMONSTRATIONS] = {"demonstration", "g",
-                                 DIALOG_SELECT ", " RESPONSE_SELECT("r", "m")
-                                 ", g.id, g.origin, g.round, g.batch, g.source, g.weight",
-                                 "demonstration g CROSS JOIN dialog d ON d.id = g.dialog_id"
-                                 " JOIN response r ON r.id = g.response_id LEFT JOIN model m ON m.id = r.model_id",
-                                 "g.round", "g.source", "g.batch", NULL},
+    [HT_STORE_COMPARISONS] =
+        {"comparison", "c",
+         DIALOG_SELECT ", " RESPONSE_SELECT("a", "ma") ", " RESPONSE_SELECT(
+             "b", "mb") ", c.id, c.rating, c.safety, c.annotator, c.batch, c.round, c.source",
+         "comparison c CROSS JOIN dialog d ON d.id = c.dialog_id"
+         " JOIN response a ON a.id = c.chosen_id JOIN response b ON b.id = c.rejected_id"
+         " LEFT JOIN model ma ON ma.id = a.model_id LEFT JOIN model mb ON mb.id = b.model_id",
+         "c.round", "c.source", "c.batch", NULL},
+    [HT_STORE_DEMONSTRATIONS] =
+        {"demonstration", "g",
+         DIALOG_SELECT
+         ", " RESPONSE_SELECT("r", "m") ", g.id, g.origin, g.round, g.batch, g.source, g.weight",
+         "demonstration g CROSS JOIN dialog d ON d.id = g.dialog_id"
+         " JOIN response r ON r.id = g.response_id LEFT JOIN model m ON m.id = r.model_id",
+         "g.round", "g.source", "g.batch", NULL},
     [HT_STORE_EVALUATIONS] = {"evaluation", "e",
                               "e.id, e.model_id, e.name, e.value, e.details, m.name, m.round",
-                              "evaluation e CROSS JOIN model m ON m.id = e.model_id", "m.round", NULL, NULL, "e.name"},
+                              "evaluation e CROSS JOIN model m ON m.id = e.model_id", "m.round", NULL, NULL,
+                              "e.name"},
     [HT_STORE_MODELS] = {"model", "m", MODEL_SELECT, "model m", "m.round", NULL, NULL, "m.name"},
 };
 
@@ -105,9 +112,11 @@ static void append_filter(sqlite3_str *sql, ht_store_set set, const ht_store_fil
         append_mask(sql, "d.kind", f->kinds, HT_KIND_COUNT, kind_name);
         append_mask(sql, "d.split", f->splits, HT_SPLIT_COUNT, split_name);
         if (f->dialog_id)
-            sqlite3_str_appendf(sql, " AND %s.%s = :dialog", q->alias, set == HT_STORE_DIALOGS ? "id" : "dialog_id");
+            sqlite3_str_appendf(sql, " AND %s.%s = :dialog", q->alias,
+                                set == HT_STORE_DIALOGS ? "id" : "dialog_id");
     }
-    if (set == HT_STORE_DEMONSTRATIONS) append_mask(sql, "g.origin", f->origins, HT_ORIGIN_COUNT, origin_name);
+    if (set == HT_STORE_DEMONSTRATIONS)
+        append_mask(sql, "g.origin", f->origins, HT_ORIGIN_COUNT, origin_name);
     if (f->first_round) sqlite3_str_appendf(sql, " AND %s >= :first_round", q->round);
     if (f->end_round) sqlite3_str_appendf(sql, " AND %s < :end_round", q->round);
     if (f->source && q->source) sqlite3_str_appendf(sql, " AND %s = :source", q->source);
@@ -152,8 +161,8 @@ static void bind_filter(sqlite3_stmt *stmt, const ht_store_filter *f) {
 }
 
 /* Prepares the SQL text and binds the filter; frees `sql`. */
-static ht_status prepare_filtered(ht_store *store, sqlite3_str *sql, const ht_store_filter *filter, sqlite3_stmt **out,
-                                  ht_error *err) {
+static ht_status prepare_filtered(ht_store *store, sqlite3_str *sql, const ht_store_filter *filter,
+                                  sqlite3_stmt **out, ht_error *err) {
     char *text = sqlite3_str_finish(sql);
     *out = NULL;
     if (!text) return ht_fail(err, HT_ERR_NOMEM, "%s: cannot allocate a query", store->path);
@@ -185,8 +194,8 @@ static ht_status cursor_create(ht_store *store, ht_store_set set, ht_store_curso
     return HT_OK;
 }
 
-ht_status ht_store_read(ht_store *store, ht_store_set set, const ht_store_filter *filter, ht_store_cursor **out,
-                        ht_error *err) {
+ht_status ht_store_read(ht_store *store, ht_store_set set, const ht_store_filter *filter,
+                        ht_store_cursor **out, ht_error *err) {
     ht_status status;
     ht_store_cursor *cursor = NULL;
     int64_t last;
@@ -197,7 +206,8 @@ ht_status ht_store_read(ht_store *store, ht_store_set set, const ht_store_filter
     const set_query *q = &queries[set];
     sqlite3_str *sql = sqlite3_str_new(store->db);
     sqlite3_str_appendf(sql, "SELECT %s FROM %s WHERE %s.id <= :last", q->columns, q->from, q->alias);
-    sqlite3_str_appendall(sql, set == HT_STORE_RESPONSES ? " AND (r.dialog_id, r.id) > (:last_dialog, :last_id)" : "");
+    sqlite3_str_appendall(
+        sql, set == HT_STORE_RESPONSES ? " AND (r.dialog_id, r.id) > (:last_dialog, :last_id)" : "");
     if (set != HT_STORE_RESPONSES) sqlite3_str_appendf(sql, " AND %s.id > :last_id", q->alias);
     append_filter(sql, set, filter);
     append_order(sql, set);
@@ -214,7 +224,8 @@ done:
 void ht_store_cursor_free(ht_store_cursor *cursor) {
     if (!cursor) return;
     sqlite3_finalize(cursor->stmt);
-    for (int i = 0; i < TOKEN_BUFFERS; i++) free(cursor->tokens[i]);
+    for (int i = 0; i < TOKEN_BUFFERS; i++)
+        free(cursor->tokens[i]);
     free(cursor->text);
     free(cursor);
 }
@@ -239,7 +250,8 @@ static ht_status copy_text(ht_store_cursor *cursor, ht_error *err) {
     return HT_OK;
 }
 
-/* Steps to the next row and copies its texts; *found = 0 at the end. The caller reads its numbers, then resets. */
+/* Steps to the next row and copies its texts; *found = 0 at the end. The caller reads its numbers, then
+ * resets. */
 static ht_status step(ht_store_cursor *cursor, int *found, ht_error *err) {
     *found = 0;
     if (cursor->left == 0) return HT_OK;
@@ -272,12 +284,13 @@ static void take_dialog(const ht_store_cursor *cursor, ht_dialog_row *row) {
 }
 
 /* Columns of RESPONSE_SELECT, from column `at`; its token ids go to the cursor's buffer `buffer`. */
-static ht_status take_response(ht_store_cursor *cursor, int at, int buffer, ht_response_row *row, ht_error *err) {
+static ht_status take_response(ht_store_cursor *cursor, int at, int buffer, ht_response_row *row,
+                               ht_error *err) {
     sqlite3_stmt *stmt = cursor->stmt;
     size_t bytes = (size_t)sqlite3_column_bytes(stmt, at + 3), count = bytes / sizeof(int32_t);
     int has_tokens = sqlite3_column_type(stmt, at + 3) == SQLITE_BLOB;
-    ht_status status =
-        ht_grow(&cursor->tokens[buffer], &cursor->token_capacity[buffer], count ? count : 1, sizeof(int32_t), err);
+    ht_status status = ht_grow(&cursor->tokens[buffer], &cursor->token_capacity[buffer], count ? count : 1,
+                               sizeof(int32_t), err);
     if (status != HT_OK) return status;
     if (count) memcpy(cursor->tokens[buffer], sqlite3_column_blob(stmt, at + 3), count * sizeof(int32_t));
     *row = (ht_response_row){
@@ -372,37 +385,40 @@ static void take_model(const ht_store_cursor *cursor, ht_model_row *row) {
 }
 
 /* The shape of all ht_store_next_*: step, take, remember where, let go of the statement. */
-#define DEFINE_NEXT(NAME, ROW, SET, TAKE, ID, DIALOG)                                                         \
-    ht_status ht_store_next_##NAME(ht_store_cursor *cursor, ROW *row, int *found, ht_error *err) {            \
-        ht_status status;                                                                                     \
-        memset(row, 0, sizeof *row);                                                                          \
-        *found = 0;                                                                                           \
-        if (cursor->set != SET)                                                                               \
-            return ht_fail(err, HT_ERR_USAGE, "%s: this cursor does not give a %s", cursor->store->path, #NAME); \
-        HT_TRY(step(cursor, found, err));                                                                     \
-        if (!*found) goto done;                                                                               \
-        TAKE;                                                                                                 \
-        cursor->last_id = ID;                                                                                 \
-        cursor->last_dialog = DIALOG;                                                                         \
-    done:                                                                                                     \
-        if (status != HT_OK) *found = 0;                                                                      \
-        sqlite3_reset(cursor->stmt);                                                                          \
-        return status;                                                                                        \
+#define DEFINE_NEXT(NAME, ROW, SET, TAKE, ID, DIALOG)                                                        \
+    ht_status ht_store_next_##NAME(ht_store_cursor *cursor, ROW *row, int *found, ht_error *err) {           \
+        ht_status status;                                                                                    \
+        memset(row, 0, sizeof *row);                                                                         \
+        *found = 0;                                                                                          \
+        if (cursor->set != SET)                                                                              \
+            return ht_fail(err, HT_ERR_USAGE, "%s: this cursor does not give a %s", cursor->store->path,     \
+                           #NAME);                                                                           \
+        HT_TRY(step(cursor, found, err));                                                                    \
+        if (!*found) goto done;                                                                              \
+        TAKE;                                                                                                \
+        cursor->last_id = ID;                                                                                \
+        cursor->last_dialog = DIALOG;                                                                        \
+    done:                                                                                                    \
+        if (status != HT_OK) *found = 0;                                                                     \
+        sqlite3_reset(cursor->stmt);                                                                         \
+        return status;                                                                                       \
     }
 
 DEFINE_NEXT(dialog, ht_dialog_row, HT_STORE_DIALOGS, take_dialog(cursor, row), row->id, 0)
-DEFINE_NEXT(response, ht_scored_row, HT_STORE_RESPONSES, HT_TRY(take_scored(cursor, row, err)), row->response.id,
-            row->dialog.id)
-DEFINE_NEXT(comparison, ht_comparison_row, HT_STORE_COMPARISONS, HT_TRY(take_comparison(cursor, row, err)), row->id, 0)
-DEFINE_NEXT(demonstration, ht_demonstration_row, HT_STORE_DEMONSTRATIONS, HT_TRY(take_demonstration(cursor, row, err)),
+DEFINE_NEXT(response, ht_scored_row, HT_STORE_RESPONSES, HT_TRY(take_scored(cursor, row, err)),
+            row->response.id, row->dialog.id)
+DEFINE_NEXT(comparison, ht_comparison_row, HT_STORE_COMPARISONS, HT_TRY(take_comparison(cursor, row, err)),
             row->id, 0)
+DEFINE_NEXT(demonstration, ht_demonstration_row, HT_STORE_DEMONSTRATIONS,
+            HT_TRY(take_demonstration(cursor, row, err)), row->id, 0)
 DEFINE_NEXT(evaluation, ht_evaluation_row, HT_STORE_EVALUATIONS, take_evaluation(cursor, row), row->id, 0)
 DEFINE_NEXT(model, ht_model_row, HT_STORE_MODELS, take_model(cursor, row), row->id, 0)
 
 /* ---- single rows ---- */
 
 /* The store's own cursor for one query, with parameter 1 bound; prepared at first use. */
-static ht_status single(ht_store *store, ht_store_cursor **cursor, ht_store_set set, const char *where, ht_error *err) {
+static ht_status single(ht_store *store, ht_store_cursor **cursor, ht_store_set set, const char *where,
+                        ht_error *err) {
     if (*cursor) return HT_OK;
     ht_status status;
     HT_TRY(cursor_create(store, set, cursor, err));
@@ -417,7 +433,8 @@ done:
     return status;
 }
 
-static ht_status single_by_id(ht_store *store, ht_store_set set, int64_t id, ht_store_cursor **out, ht_error *err) {
+static ht_status single_by_id(ht_store *store, ht_store_set set, int64_t id, ht_store_cursor **out,
+                              ht_error *err) {
     char where[16];
     snprintf(where, sizeof where, "%s.id = :id", queries[set].alias);
     ht_status status = single(store, &store->got[set], set, where, err);
@@ -427,18 +444,19 @@ static ht_status single_by_id(ht_store *store, ht_store_set set, int64_t id, ht_
     return HT_OK;
 }
 
-#define DEFINE_GET(NAME, ROW, SET)                                                                            \
-    ht_status ht_store_get_##NAME(ht_store *store, int64_t id, ROW *row, ht_error *err) {                     \
-        ht_status status;                                                                                     \
-        int found = 0;                                                                                        \
-        ht_store_cursor *cursor;                                                                              \
-        memset(row, 0, sizeof *row);                                                                          \
-        HT_TRY(single_by_id(store, SET, id, &cursor, err));                                                   \
-        HT_TRY(ht_store_next_##NAME(cursor, row, &found, err));                                               \
-        if (!found)                                                                                           \
-            status = ht_fail(err, HT_ERR_DATA, "%s: there is no " #NAME " %lld", store->path, (long long)id); \
-    done:                                                                                                     \
-        return status;                                                                                        \
+#define DEFINE_GET(NAME, ROW, SET)                                                                           \
+    ht_status ht_store_get_##NAME(ht_store *store, int64_t id, ROW *row, ht_error *err) {                    \
+        ht_status status;                                                                                    \
+        int found = 0;                                                                                       \
+        ht_store_cursor *cursor;                                                                             \
+        memset(row, 0, sizeof *row);                                                                         \
+        HT_TRY(single_by_id(store, SET, id, &cursor, err));                                                  \
+        HT_TRY(ht_store_next_##NAME(cursor, row, &found, err));                                              \
+        if (!found)                                                                                          \
+            status =                                                                                         \
+                ht_fail(err, HT_ERR_DATA, "%s: there is no " #NAME " %lld", store->path, (long long)id);     \
+    done:                                                                                                    \
+        return status;                                                                                       \
     }
 
 DEFINE_GET(dialog, ht_dialog_row, HT_STORE_DIALOGS)
@@ -455,7 +473,8 @@ ht_status ht_store_get_model(ht_store *store, int64_t id, ht_model_row *model, i
     return status;
 }
 
-ht_status ht_store_find_model(ht_store *store, const char *name, ht_model_row *model, int *found, ht_error *err) {
+ht_status ht_store_find_model(ht_store *store, const char *name, ht_model_row *model, int *found,
+                              ht_error *err) {
     memset(model, 0, sizeof *model);
     *found = 0;
     ht_status status =
@@ -481,8 +500,8 @@ ht_status ht_store_count(ht_store *store, ht_store_set set, const ht_store_filte
     return status;
 }
 
-ht_status ht_store_ids(ht_store *store, ht_store_set set, const ht_store_filter *filter, int64_t **ids, size_t *count,
-                       ht_error *err) {
+ht_status ht_store_ids(ht_store *store, ht_store_set set, const ht_store_filter *filter, int64_t **ids,
+                       size_t *count, ht_error *err) {
     ht_status status;
     sqlite3_stmt *stmt = NULL;
     size_t capacity = 0;

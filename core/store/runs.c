@@ -9,11 +9,12 @@ ht_status ht_store_add_model(ht_store *store, const ht_model_row *model, int64_t
     ht_status status;
     sqlite3_stmt *stmt;
     *id = 0;
-    HT_TRY(ht_store_statement(store, HT_SLOT_MODEL_ADD,
-                              "INSERT INTO model(name, path, hash, stage, round, parent_id, config, tokenizer_hash,"
-                              " created) VALUES(?, ?, ?, ?, ?, ?, ?, ?, " NOW ")"
-                              " ON CONFLICT(name, hash) DO UPDATE SET path = excluded.path RETURNING id",
-                              &stmt, err));
+    HT_TRY(ht_store_statement(
+        store, HT_SLOT_MODEL_ADD,
+        "INSERT INTO model(name, path, hash, stage, round, parent_id, config, tokenizer_hash,"
+        " created) VALUES(?, ?, ?, ?, ?, ?, ?, ?, " NOW ")"
+        " ON CONFLICT(name, hash) DO UPDATE SET path = excluded.path RETURNING id",
+        &stmt, err));
     ht_bind_text(stmt, 1, model->name);
     ht_bind_text(stmt, 2, model->path);
     ht_bind_text(stmt, 3, model->hash);
@@ -45,23 +46,26 @@ done:
     return status;
 }
 
-ht_status ht_store_end_run(ht_store *store, int64_t run_id, ht_status outcome, int64_t model_id, ht_error *err) {
+ht_status ht_store_end_run(ht_store *store, int64_t run_id, ht_status outcome, int64_t model_id,
+                           ht_error *err) {
     ht_status status;
     sqlite3_stmt *stmt;
     int64_t found;
-    HT_TRY(ht_store_statement(store, HT_SLOT_RUN_END,
-                              "UPDATE run SET ended = " NOW ", outcome = ?, result_id = ? WHERE id = ? RETURNING id",
-                              &stmt, err));
+    HT_TRY(ht_store_statement(
+        store, HT_SLOT_RUN_END,
+        "UPDATE run SET ended = " NOW ", outcome = ?, result_id = ? WHERE id = ? RETURNING id", &stmt, err));
     ht_bind_text(stmt, 1, ht_status_text(outcome));
     ht_bind_id(stmt, 2, model_id);
     sqlite3_bind_int64(stmt, 3, run_id);
     HT_TRY(ht_store_run_statement(store, stmt, "cannot end a run", &found, err));
-    if (!found) status = ht_fail(err, HT_ERR_DATA, "%s: there is no run %lld to end", store->path, (long long)run_id);
+    if (!found)
+        status = ht_fail(err, HT_ERR_DATA, "%s: there is no run %lld to end", store->path, (long long)run_id);
 done:
     return status;
 }
 
-ht_status ht_store_add_metrics(ht_store *store, int64_t run_id, const ht_metric *metrics, size_t count, ht_error *err) {
+ht_status ht_store_add_metrics(ht_store *store, int64_t run_id, const ht_metric *metrics, size_t count,
+                               ht_error *err) {
     ht_status status;
     sqlite3_stmt *stmt;
     int own = sqlite3_get_autocommit(store->db);
@@ -87,11 +91,12 @@ done:
 ht_status ht_store_record_evaluation(ht_store *store, const ht_evaluation_row *evaluation, ht_error *err) {
     ht_status status;
     sqlite3_stmt *stmt;
-    HT_TRY(ht_store_statement(store, HT_SLOT_EVALUATION_ADD,
-                              "INSERT INTO evaluation(model_id, name, value, details, created)"
-                              " VALUES(?, ?, ?, ?, " NOW ") ON CONFLICT(model_id, name) DO UPDATE SET"
-                              " value = excluded.value, details = excluded.details, created = excluded.created",
-                              &stmt, err));
+    HT_TRY(
+        ht_store_statement(store, HT_SLOT_EVALUATION_ADD,
+                           "INSERT INTO evaluation(model_id, name, value, details, created)"
+                           " VALUES(?, ?, ?, ?, " NOW ") ON CONFLICT(model_id, name) DO UPDATE SET"
+                           " value = excluded.value, details = excluded.details, created = excluded.created",
+                           &stmt, err));
     sqlite3_bind_int64(stmt, 1, evaluation->model_id);
     ht_bind_text(stmt, 2, evaluation->name);
     ht_bind_number(stmt, 3, evaluation->value);
@@ -104,10 +109,14 @@ done:
 ht_status ht_store_add_import(ht_store *store, const ht_import_row *import, ht_error *err) {
     ht_status status;
     sqlite3_stmt *stmt;
-    HT_TRY(ht_store_statement(store, HT_SLOT_IMPORT_ADD,
-                              "INSERT INTO annotation_import(file_hash, path, format, options, taken, existing, refused,"
-                              " dropped, created) VALUES(?, ?, ?, ?, ?, ?, ?, ?, " NOW ")",
-                              &stmt, err));
+    HT_TRY(ht_store_statement(
+        store, HT_SLOT_IMPORT_ADD,
+        "INSERT INTO annotation_import(file_hash, path, format, options, taken, existing, refused,"
+        " dropped, created) VALUES(?, ?, ?, ?, ?, ?, ?, ?, " NOW ")"
+        " ON CONFLICT DO UPDATE SET taken = taken + excluded.taken, existing = excluded.existing,"
+        " refused = excluded.refused, dropped = excluded.dropped, created = excluded.created"
+        " WHERE excluded.taken > 0",
+        &stmt, err));
     ht_bind_text(stmt, 1, import->file_hash);
     ht_bind_text(stmt, 2, import->path);
     ht_bind_text(stmt, 3, import->format);

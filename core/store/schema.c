@@ -10,11 +10,12 @@
 #include "core/base/memory.h"
 
 /*
- * One entry a version: what turns version i into i + 1. An entry is never changed once released, so that every
- * database ever written can be brought up to date.
+ * One entry a version: what turns version i into i + 1. An entry is never changed once released, so that
+ * every database ever written can be brought up to date.
  *
- * Hashes make repeated work add nothing; they are BLOBs of 16 bytes, the smallest index that serves. The indexes are
- * those that reads need: rows of a dialogue, of a model, of a run. Comparisons and demonstrations are read by id.
+ * Hashes make repeated work add nothing; they are BLOBs of 16 bytes, the smallest index that serves. The
+ * indexes are those that reads need: rows of a dialogue, of a model, of a run. Comparisons and demonstrations
+ * are read by id.
  */
 static const char *const migrations[HT_STORE_VERSION] = {
     "CREATE TABLE model("
@@ -85,7 +86,8 @@ static const char *const migrations[HT_STORE_VERSION] = {
     " source TEXT,"
     " CHECK(chosen_id <> rejected_id)"
     ") STRICT;"
-    "CREATE UNIQUE INDEX comparison_same ON comparison(chosen_id, rejected_id, ifnull(rating, 0), ifnull(safety, ''),"
+    "CREATE UNIQUE INDEX comparison_same ON comparison(chosen_id, rejected_id, ifnull(rating, 0), "
+    "ifnull(safety, ''),"
     " ifnull(annotator, ''), ifnull(batch, ''));"
     "CREATE INDEX comparison_rejected ON comparison(rejected_id);"
     "CREATE TABLE demonstration("
@@ -132,7 +134,9 @@ static const char *const migrations[HT_STORE_VERSION] = {
     " refused INTEGER NOT NULL,"
     " dropped INTEGER NOT NULL,"
     " created TEXT NOT NULL"
-    ") STRICT;",
+    ") STRICT;"
+    "CREATE UNIQUE INDEX annotation_import_same ON annotation_import(file_hash, format, ifnull(options, "
+    "''));",
 };
 
 static ht_status status_of(int code) {
@@ -175,11 +179,13 @@ ht_status ht_store_exec(ht_store *store, const char *sql, ht_error *err) {
 
 ht_status ht_store_prepare(ht_store *store, const char *sql, sqlite3_stmt **out, ht_error *err) {
     *out = NULL;
-    if (sqlite3_prepare_v3(store->db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL) == SQLITE_OK) return HT_OK;
+    if (sqlite3_prepare_v3(store->db, sql, -1, SQLITE_PREPARE_PERSISTENT, out, NULL) == SQLITE_OK)
+        return HT_OK;
     return ht_store_fail(store, "cannot prepare a query", err);
 }
 
-ht_status ht_store_statement(ht_store *store, ht_store_slot slot, const char *sql, sqlite3_stmt **out, ht_error *err) {
+ht_status ht_store_statement(ht_store *store, ht_store_slot slot, const char *sql, sqlite3_stmt **out,
+                             ht_error *err) {
     *out = store->cached[slot];
     if (!*out) {
         ht_status status = ht_store_prepare(store, sql, out, err);
@@ -203,7 +209,8 @@ void ht_bind_number(sqlite3_stmt *stmt, int index, double value) {
     if (!isnan(value)) sqlite3_bind_double(stmt, index, value);
 }
 
-ht_status ht_store_run_statement(ht_store *store, sqlite3_stmt *stmt, const char *what, int64_t *id, ht_error *err) {
+ht_status ht_store_run_statement(ht_store *store, sqlite3_stmt *stmt, const char *what, int64_t *id,
+                                 ht_error *err) {
     ht_status status = HT_OK;
     if (id) *id = 0;
     int code = sqlite3_step(stmt);
@@ -235,17 +242,19 @@ static ht_status identify(ht_store *store, int64_t *version, ht_error *err) {
     if (application == 0 && *version == 0 && objects == 0) {
         *version = -1;
     } else if (application != HT_STORE_APPLICATION_ID) {
-        status = ht_fail(err, HT_ERR_DATA, "%s: belongs to another application: application_id = 0x%llx, not 0x%x",
-                         store->path, (unsigned long long)application, HT_STORE_APPLICATION_ID);
+        status =
+            ht_fail(err, HT_ERR_DATA, "%s: belongs to another application: application_id = 0x%llx, not 0x%x",
+                    store->path, (unsigned long long)application, HT_STORE_APPLICATION_ID);
     } else if (*version < 1 || *version > HT_STORE_VERSION) {
-        status = ht_fail(err, HT_ERR_DATA, "%s: schema version %lld, but this program knows 1 to %d", store->path,
-                         (long long)*version, HT_STORE_VERSION);
+        status = ht_fail(err, HT_ERR_DATA, "%s: schema version %lld, but this program knows 1 to %d",
+                         store->path, (long long)*version, HT_STORE_VERSION);
     }
 done:
     return status;
 }
 
-/* Brings the schema up to date in one transaction; looks again inside it, as another process may have been first. */
+/* Brings the schema up to date in one transaction; looks again inside it, as another process may have been
+ * first. */
 static ht_status migrate(ht_store *store, ht_error *err) {
     ht_status status;
     int64_t version;
@@ -275,8 +284,9 @@ static ht_status set_journal(ht_store *store, ht_error *err) {
     }
     const char *mode = (const char *)sqlite3_column_text(stmt, 0);
     if (!mode || strcmp(mode, "wal") != 0)
-        status = ht_fail(err, HT_ERR_IO, "%s: the file system does not allow a write-ahead log (journal mode %s)",
-                         store->path, mode ? mode : "unknown");
+        status =
+            ht_fail(err, HT_ERR_IO, "%s: the file system does not allow a write-ahead log (journal mode %s)",
+                    store->path, mode ? mode : "unknown");
 done:
     sqlite3_finalize(stmt);
     return status;
@@ -288,7 +298,8 @@ ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht
     *out = NULL;
     HT_TRY(ht_calloc(&store, 1, sizeof *store, err));
     HT_TRY(ht_strdup(&store->path, path, err));
-    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (mode == HT_STORE_CREATE ? SQLITE_OPEN_CREATE : 0);
+    int flags =
+        SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (mode == HT_STORE_CREATE ? SQLITE_OPEN_CREATE : 0);
     if (sqlite3_open_v2(path, &store->db, flags, NULL) != SQLITE_OK) {
         status = ht_store_fail(store, "cannot open the database", err);
         goto done;
@@ -299,9 +310,10 @@ ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht
     /* before anything is written: a foreign file is left as it was */
     HT_TRY(identify(store, &version, err));
     HT_TRY(set_journal(store, err));
-    /* 64 MiB of pages: imports of millions of rows touch their hash indexes at random. NORMAL: in WAL mode a power
-     * cut may lose the last transactions, but never damages the database. */
-    HT_TRY(ht_store_exec(store, "PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536", err));
+    /* 64 MiB of pages: imports of millions of rows touch their hash indexes at random. NORMAL: in WAL mode a
+     * power cut may lose the last transactions, but never damages the database. */
+    HT_TRY(ht_store_exec(
+        store, "PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536", err));
     HT_TRY(migrate(store, err));
     *out = store;
     store = NULL;
@@ -313,9 +325,11 @@ done:
 void ht_store_close(ht_store *store) {
     if (!store) return;
     ht_store_rollback(store);
-    for (int i = 0; i < HT_STORE_SET_COUNT; i++) ht_store_cursor_free(store->got[i]);
+    for (int i = 0; i < HT_STORE_SET_COUNT; i++)
+        ht_store_cursor_free(store->got[i]);
     ht_store_cursor_free(store->model_named);
-    for (int i = 0; i < HT_SLOT_COUNT; i++) sqlite3_finalize(store->cached[i]);
+    for (int i = 0; i < HT_SLOT_COUNT; i++)
+        sqlite3_finalize(store->cached[i]);
     sqlite3_close_v2(store->db);
     free(store->path);
     free(store);
@@ -334,5 +348,6 @@ ht_status ht_store_commit(ht_store *store, ht_error *err) {
 }
 
 void ht_store_rollback(ht_store *store) {
-    if (store->db && !sqlite3_get_autocommit(store->db)) sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
+    if (store->db && !sqlite3_get_autocommit(store->db))
+        sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
 }

@@ -1,21 +1,23 @@
 /*
- * store.h: the project's SQLite database: dialogues, responses, preference comparisons, demonstrations, scores,
- * models, runs and metrics.
+ * store.h: the project's SQLite database: dialogues, responses, preference comparisons, demonstrations,
+ * scores, models, runs and metrics.
  *
- * One database a project (DESIGN section 2); its tables are described in docs/formats.md. STRICT tables, foreign
- * keys on, write-ahead log, busy timeout 30 s, `application_id` "HLTR", schema version in `user_version`.
+ * One database a project (DESIGN section 2); its tables are described in docs/formats.md. STRICT tables,
+ * foreign keys on, write-ahead log, busy timeout 30 s, `application_id` "HLTR", schema version in
+ * `user_version`.
  *
- * Adding a row that is there already adds nothing and gives the id it has, so that an import, a sampling run or a
- * resumed stage can be repeated. Every read is ordered by id (responses: by dialogue, then id), never by SQLite's
- * whim, and runs in constant memory: a cursor holds one row.
+ * Adding a row that is there already adds nothing and gives the id it has, so that an import, a sampling run
+ * or a resumed stage can be repeated. Every read is ordered by id (responses: by dialogue, then id), never by
+ * SQLite's whim, and runs in constant memory: a cursor holds one row.
  *
- * An ht_store is for one thread; several processes may have one database open. Every message names the database path
- * and SQLite's own message. Errors of all functions: HT_ERR_IO for a busy, locked, full, read-only or unreadable
- * database, HT_ERR_DATA for a damaged one or for rows that break its rules, HT_ERR_NOMEM.
+ * An ht_store is for one thread; several processes may have one database open. Every message names the
+ * database path and SQLite's own message. Errors of all functions: HT_ERR_IO for a busy, locked, full,
+ * read-only or unreadable database, HT_ERR_DATA for a damaged one or for rows that break its rules,
+ * HT_ERR_NOMEM.
  *
- * Strings in rows given to ht_store_add_* are borrowed for the call; NULL where "may be NULL" is said. Strings and
- * arrays in rows that a cursor or ht_store_get_* gives are borrowed until the next call on the same cursor, or of the
- * same ht_store_get_* function; a NULL column is NULL.
+ * Strings in rows given to ht_store_add_* are borrowed for the call; NULL where "may be NULL" is said.
+ * Strings and arrays in rows that a cursor or ht_store_get_* gives are borrowed until the next call on the
+ * same cursor, or of the same ht_store_get_* function; a NULL column is NULL.
  */
 #ifndef HT_STORE_STORE_H
 #define HT_STORE_STORE_H
@@ -26,32 +28,32 @@
 #include "core/base/error.h"
 
 #define HT_STORE_APPLICATION_ID 0x484c5452 /* "HLTR" */
-#define HT_STORE_VERSION 1                 /* user_version this build reads and writes */
-#define HT_STORE_BUSY_MS 30000
+#define HT_STORE_VERSION        1          /* user_version this build reads and writes */
+#define HT_STORE_BUSY_MS        30000
 
 typedef struct ht_store ht_store;
 typedef struct ht_store_cursor ht_store_cursor;
 
 /* ---- names of enumerated columns: one table each, enum value and database text ---- */
 
-#define HT_KIND_MAP(X)                                                                                        \
-    X(HELPFULNESS, "helpfulness")                                                                             \
+#define HT_KIND_MAP(X)                                                                                       \
+    X(HELPFULNESS, "helpfulness")                                                                            \
     X(SAFETY, "safety")
-#define HT_SPLIT_MAP(X)                                                                                       \
-    X(TRAIN, "train")                                                                                         \
+#define HT_SPLIT_MAP(X)                                                                                      \
+    X(TRAIN, "train")                                                                                        \
     X(TEST, "test")
-#define HT_ORIGIN_MAP(X)                                                                                      \
-    X(HUMAN, "human")         /* written by an annotator */                                                   \
+#define HT_ORIGIN_MAP(X)                                                                                     \
+    X(HUMAN, "human")         /* written by an annotator */                                                  \
     X(REJECTION, "rejection") /* chosen by rejection sampling */
 /* Three bins of a safety comparison (METHOD section 3); NONE is NULL in the database: not labelled. */
-#define HT_SAFETY_MAP(X)                                                                                      \
-    X(NONE, NULL)                                                                                             \
-    X(CHOSEN_SAFE, "chosen_safe") /* chosen safe, rejected unsafe */                                          \
-    X(BOTH_SAFE, "both_safe")                                                                                 \
+#define HT_SAFETY_MAP(X)                                                                                     \
+    X(NONE, NULL)                                                                                            \
+    X(CHOSEN_SAFE, "chosen_safe") /* chosen safe, rejected unsafe */                                         \
+    X(BOTH_SAFE, "both_safe")                                                                                \
     X(BOTH_UNSAFE, "both_unsafe")
-#define HT_FINISH_MAP(X)                                                                                      \
-    X(NONE, NULL)                                                                                             \
-    X(EOS, "eos")       /* the model ended its answer; EOS is the last id of `tokens` */                      \
+#define HT_FINISH_MAP(X)                                                                                     \
+    X(NONE, NULL)                                                                                            \
+    X(EOS, "eos")       /* the model ended its answer; EOS is the last id of `tokens` */                     \
     X(LENGTH, "length") /* cut at the longest answer; no EOS in `tokens` */
 
 #define HT_KIND_ENUM(name, text) HT_KIND_##name,
@@ -94,8 +96,8 @@ typedef enum ht_store_mode {
 } ht_store_mode;
 
 /*
- * Opens a database. HT_ERR_DATA when the file is no SQLite database, belongs to another application, or has a newer
- * schema than HT_STORE_VERSION. *out is NULL on failure.
+ * Opens a database. HT_ERR_DATA when the file is no SQLite database, belongs to another application, or has a
+ * newer schema than HT_STORE_VERSION. *out is NULL on failure.
  */
 ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht_error *err);
 
@@ -105,8 +107,9 @@ void ht_store_close(ht_store *store);
 const char *ht_store_path(const ht_store *store); /* borrowed */
 
 /*
- * Write transactions (BEGIN IMMEDIATE). They do not nest: HT_ERR_RUN when one is open (begin) or none (commit).
- * Each ht_store_add_* outside a transaction is its own; put many rows into one transaction, as each commit is an fsync.
+ * Write transactions (BEGIN IMMEDIATE). They do not nest: HT_ERR_RUN when one is open (begin) or none
+ * (commit). Each ht_store_add_* outside a transaction is its own; put many rows into one transaction, as each
+ * commit is an fsync.
  */
 ht_status ht_store_begin(ht_store *store, ht_error *err);
 ht_status ht_store_commit(ht_store *store, ht_error *err);
@@ -115,12 +118,12 @@ void ht_store_rollback(ht_store *store); /* nothing open: does nothing */
 /* ---- dialogues ---- */
 
 /*
- * A prompt: messages = JSON array of {"role": "system"|"user"|"assistant", "content": text}; an optional system message
- * comes first, then user and assistant alternate from user, and the last is a user turn. It is kept in canonical form
- * (compact, keys role and content only, UTF-8), so equal dialogues have equal text.
+ * A prompt: messages = JSON array of {"role": "system"|"user"|"assistant", "content": text}; an optional
+ * system message comes first, then user and assistant alternate from user, and the last is a user turn. It is
+ * kept in canonical form (compact, keys role and content only, UTF-8), so equal dialogues have equal text.
  */
 typedef struct ht_dialog_row {
-    int64_t id;           /* out */
+    int64_t id; /* out */
     const char *messages;
     ht_kind kind;
     ht_split split;
@@ -129,17 +132,21 @@ typedef struct ht_dialog_row {
 } ht_dialog_row;
 
 /*
- * *id = the dialogue with this kind and these messages, added when it is new; an existing one keeps its split, source
- * and round. *added (may be NULL) = 1 when new, else 0. HT_ERR_DATA with the reason when messages are malformed.
+ * *id = the dialogue with this kind and these messages, added when it is new; an existing one keeps its
+ * split, source and round. *added (may be NULL) = 1 when new, else 0. HT_ERR_DATA with the reason when
+ * messages are malformed.
  */
-ht_status ht_store_add_dialog(ht_store *store, const ht_dialog_row *dialog, int64_t *id, int *added, ht_error *err);
+ht_status ht_store_add_dialog(ht_store *store, const ht_dialog_row *dialog, int64_t *id, int *added,
+                              ht_error *err);
 
-/* *out = canonical form of messages, to be released with free(); HT_ERR_DATA with the reason when malformed. */
+/* *out = canonical form of messages, to be released with free(); HT_ERR_DATA with the reason when malformed.
+ */
 ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err);
 
 /*
- * The split of a dialogue: TEST when the 128-bit hash of its canonical messages, read as a fraction of [0, 1), is below
- * `holdout`. It depends on the messages alone, neither on order nor on kind: one prompt is never in both splits.
+ * The split of a dialogue: TEST when the 128-bit hash of its canonical messages, read as a fraction of [0,
+ * 1), is below `holdout`. It depends on the messages alone, neither on order nor on kind: one prompt is never
+ * in both splits.
  */
 ht_split ht_messages_split(const char *canonical, double holdout);
 
@@ -148,26 +155,27 @@ ht_split ht_messages_split(const char *canonical, double holdout);
 typedef struct ht_response_row {
     int64_t id; /* out */
     int64_t dialog_id;
-    const char *text;      /* UTF-8 */
-    const int32_t *tokens; /* [token_count] the response's own ids, without the prompt; NULL when imported as text */
+    const char *text; /* UTF-8 */
+    const int32_t
+        *tokens; /* [token_count] the response's own ids, without the prompt; NULL when imported as text */
     int64_t token_count;
-    int64_t model_id;    /* the model that sampled it; 0: written by a person or imported */
-    int64_t run_id;      /* 0: none */
+    int64_t model_id; /* the model that sampled it; 0: written by a person or imported */
+    int64_t run_id;   /* 0: none */
     int64_t round;
-    int64_t step;        /* optimizer step of a PPO run; 0 elsewhere */
-    double temperature;  /* these five: sampled responses only, else 0 */
+    int64_t step;       /* optimizer step of a PPO run; 0 elsewhere */
+    double temperature; /* these five: sampled responses only, else 0 */
     double top_p;
     int64_t seed;
-    int64_t k;           /* index among the samples of the prompt */
-    double logprob;      /* sum over tokens, nats, of the sampling policy at temperature 1; NAN: unknown */
+    int64_t k;      /* index among the samples of the prompt */
+    double logprob; /* sum over tokens, nats, of the sampling policy at temperature 1; NAN: unknown */
     ht_finish finish;
     const char *tokenizer_hash; /* out: of the model that sampled it; NULL: none */
 } ht_response_row;
 
 /*
- * *id = the response, added when new. Sampled responses are the same when dialogue, model, run, round, step, temperature,
- * top_p, seed and k are; if such a one is there with another text: HT_ERR_DATA. Imported ones (model_id 0) are the same
- * when dialogue and text are.
+ * *id = the response, added when new. Sampled responses are the same when dialogue, model, run, round, step,
+ * temperature, top_p, seed and k are; if such a one is there with another text: HT_ERR_DATA. Imported ones
+ * (model_id 0) are the same when dialogue and text are.
  */
 ht_status ht_store_add_response(ht_store *store, const ht_response_row *response, int64_t *id, int *added,
                                 ht_error *err);
@@ -183,45 +191,47 @@ typedef struct ht_comparison_row {
     const char *batch;
     const char *source;
     int64_t round;
-    ht_dialog_row dialog;              /* out; the split is the dialogue's */
-    ht_response_row chosen, rejected;  /* out */
+    ht_dialog_row dialog;             /* out; the split is the dialogue's */
+    ht_response_row chosen, rejected; /* out */
 } ht_comparison_row;
 
 /*
- * Comparisons are the same when chosen, rejected, rating, safety, annotator and batch are. HT_ERR_DATA when the
- * responses are of two dialogues, or one and the same.
+ * Comparisons are the same when chosen, rejected, rating, safety, annotator and batch are. HT_ERR_DATA when
+ * the responses are of two dialogues, or one and the same.
  */
-ht_status ht_store_add_comparison(ht_store *store, const ht_comparison_row *comparison, int64_t *id, int *added,
-                                  ht_error *err);
+ht_status ht_store_add_comparison(ht_store *store, const ht_comparison_row *comparison, int64_t *id,
+                                  int *added, ht_error *err);
 
 /* A gold answer for fine-tuning. */
 typedef struct ht_demonstration_row {
     int64_t id; /* out */
     int64_t response_id;
     ht_origin origin;
-    int64_t round;      /* the round it was written in or chosen for */
-    const char *batch;  /* may be NULL */
-    const char *source; /* may be NULL */
-    double weight;      /* > 0; of its tokens in the loss */
+    int64_t round;            /* the round it was written in or chosen for */
+    const char *batch;        /* may be NULL */
+    const char *source;       /* may be NULL */
+    double weight;            /* > 0; of its tokens in the loss */
     ht_dialog_row dialog;     /* out */
     ht_response_row response; /* out */
 } ht_demonstration_row;
 
 /* Demonstrations are the same when response (and so dialogue), origin and round are. */
-ht_status ht_store_add_demonstration(ht_store *store, const ht_demonstration_row *demonstration, int64_t *id, int *added,
-                                     ht_error *err);
+ht_status ht_store_add_demonstration(ht_store *store, const ht_demonstration_row *demonstration, int64_t *id,
+                                     int *added, ht_error *err);
 
-/* Score of a response by a reward model: the linear value, before the sigmoid. A second score replaces the first. */
-ht_status ht_store_add_score(ht_store *store, int64_t response_id, int64_t model_id, double value, ht_error *err);
+/* Score of a response by a reward model: the linear value, before the sigmoid. A second score replaces the
+ * first. */
+ht_status ht_store_add_score(ht_store *store, int64_t response_id, int64_t model_id, double value,
+                             ht_error *err);
 
 /* ---- models ---- */
 
 typedef struct ht_model_row {
-    int64_t id;                 /* out */
-    const char *name;           /* e.g. "sft", "rlhf-v2", "helpful-rm-2" */
-    const char *path;           /* model folder */
-    const char *hash;           /* of its weights, hex */
-    const char *stage;          /* "base", "sft", "reward-helpful", "reward-safe", "rejection", "ppo" */
+    int64_t id;        /* out */
+    const char *name;  /* e.g. "sft", "rlhf-v2", "helpful-rm-2" */
+    const char *path;  /* model folder */
+    const char *hash;  /* of its weights, hex */
+    const char *stage; /* "base", "sft", "reward-helpful", "reward-safe", "rejection", "ppo" */
     int64_t round;
     int64_t parent_id;          /* 0: none */
     const char *config;         /* resolved configuration, JSON; may be NULL */
@@ -234,7 +244,8 @@ ht_status ht_store_add_model(ht_store *store, const ht_model_row *model, int64_t
 
 /* *found = 0 and a zeroed row when there is none. By name: the newest of that name. */
 ht_status ht_store_get_model(ht_store *store, int64_t id, ht_model_row *model, int *found, ht_error *err);
-ht_status ht_store_find_model(ht_store *store, const char *name, ht_model_row *model, int *found, ht_error *err);
+ht_status ht_store_find_model(ht_store *store, const char *name, ht_model_row *model, int *found,
+                              ht_error *err);
 
 /* ---- runs, metrics, evaluations ---- */
 
@@ -250,7 +261,8 @@ typedef struct ht_run_row {
 ht_status ht_store_begin_run(ht_store *store, const ht_run_row *run, int64_t *id, ht_error *err);
 
 /* Notes end time, outcome (ht_status_text) and the model it made (0: none). */
-ht_status ht_store_end_run(ht_store *store, int64_t run_id, ht_status outcome, int64_t model_id, ht_error *err);
+ht_status ht_store_end_run(ht_store *store, int64_t run_id, ht_status outcome, int64_t model_id,
+                           ht_error *err);
 
 typedef struct ht_metric {
     int64_t step;
@@ -258,10 +270,13 @@ typedef struct ht_metric {
     double value; /* NaN is kept as NULL */
 } ht_metric;
 
-/* Adds metrics in one transaction (or the open one); a step's metric that is there is replaced (resumed runs). */
-ht_status ht_store_add_metrics(ht_store *store, int64_t run_id, const ht_metric *metrics, size_t count, ht_error *err);
+/* Adds metrics in one transaction (or the open one); a step's metric that is there is replaced (resumed
+ * runs). */
+ht_status ht_store_add_metrics(ht_store *store, int64_t run_id, const ht_metric *metrics, size_t count,
+                               ht_error *err);
 
-/* One number about a model, for the table of versions; `details` is JSON, may be NULL. (model, name) is replaced. */
+/* One number about a model, for the table of versions; `details` is JSON, may be NULL. (model, name) is
+ * replaced. */
 typedef struct ht_evaluation_row {
     int64_t id; /* out */
     int64_t model_id;
@@ -273,7 +288,10 @@ typedef struct ht_evaluation_row {
 } ht_evaluation_row;
 ht_status ht_store_record_evaluation(ht_store *store, const ht_evaluation_row *evaluation, ht_error *err);
 
-/* A file that was imported. `options` is JSON, may be NULL. */
+/*
+ * A file that was imported; `options` is JSON, may be NULL. Imports are the same when file hash, format and
+ * options are: a second one adds what it took, and changes nothing when it took nothing.
+ */
 typedef struct ht_import_row {
     const char *file_hash, *path, *format, *options;
     int64_t taken, existing, refused, dropped; /* rows */
@@ -318,26 +336,31 @@ typedef struct ht_scored_row {
 } ht_scored_row;
 
 /*
- * Opens a cursor on a set; ht_store_next_* steps it: *found = 0 at the end, and the row is zeroed. It is freed before the
- * store is closed. A cursor holds no lock and no snapshot between two calls, so that one may write, and other processes
- * too, while it is open; rows added after it was opened are not seen.
+ * Opens a cursor on a set; ht_store_next_* steps it: *found = 0 at the end, and the row is zeroed. It is
+ * freed before the store is closed. A cursor holds no lock and no snapshot between two calls, so that one may
+ * write, and other processes too, while it is open; rows added after it was opened are not seen.
  */
-ht_status ht_store_read(ht_store *store, ht_store_set set, const ht_store_filter *filter, ht_store_cursor **out,
-                        ht_error *err);
+ht_status ht_store_read(ht_store *store, ht_store_set set, const ht_store_filter *filter,
+                        ht_store_cursor **out, ht_error *err);
 ht_status ht_store_next_dialog(ht_store_cursor *cursor, ht_dialog_row *row, int *found, ht_error *err);
 ht_status ht_store_next_response(ht_store_cursor *cursor, ht_scored_row *row, int *found, ht_error *err);
-ht_status ht_store_next_comparison(ht_store_cursor *cursor, ht_comparison_row *row, int *found, ht_error *err);
-ht_status ht_store_next_demonstration(ht_store_cursor *cursor, ht_demonstration_row *row, int *found, ht_error *err);
-ht_status ht_store_next_evaluation(ht_store_cursor *cursor, ht_evaluation_row *row, int *found, ht_error *err);
+ht_status ht_store_next_comparison(ht_store_cursor *cursor, ht_comparison_row *row, int *found,
+                                   ht_error *err);
+ht_status ht_store_next_demonstration(ht_store_cursor *cursor, ht_demonstration_row *row, int *found,
+                                      ht_error *err);
+ht_status ht_store_next_evaluation(ht_store_cursor *cursor, ht_evaluation_row *row, int *found,
+                                   ht_error *err);
 ht_status ht_store_next_model(ht_store_cursor *cursor, ht_model_row *row, int *found, ht_error *err);
 void ht_store_cursor_free(ht_store_cursor *cursor); /* NULL is fine */
 
 /* Number of rows the cursor would give. */
-ht_status ht_store_count(ht_store *store, ht_store_set set, const ht_store_filter *filter, int64_t *count, ht_error *err);
+ht_status ht_store_count(ht_store *store, ht_store_set set, const ht_store_filter *filter, int64_t *count,
+                         ht_error *err);
 
-/* *ids = the rows' ids in the set's order, [*count], to be released with free(): for shuffled reading by id. */
-ht_status ht_store_ids(ht_store *store, ht_store_set set, const ht_store_filter *filter, int64_t **ids, size_t *count,
-                       ht_error *err);
+/* *ids = the rows' ids in the set's order, [*count], to be released with free(): for shuffled reading by id.
+ */
+ht_status ht_store_ids(ht_store *store, ht_store_set set, const ht_store_filter *filter, int64_t **ids,
+                       size_t *count, ht_error *err);
 
 /* One row by id; HT_ERR_DATA when there is none. (ht_store_get_response gives no scores.) */
 ht_status ht_store_get_dialog(ht_store *store, int64_t id, ht_dialog_row *row, ht_error *err);
@@ -348,23 +371,25 @@ ht_status ht_store_get_demonstration(ht_store *store, int64_t id, ht_demonstrati
 /* ---- statistics and checking ---- */
 
 /*
- * One line of the statistics: how many rows of `table` have this value of `column`, or in all (column NULL). Lines come
- * in a fixed order; a NULL value is the text "none".
+ * One line of the statistics: how many rows of `table` have this value of `column`, or in all (column NULL).
+ * Lines come in a fixed order; a NULL value is the text "none".
  */
 typedef struct ht_store_stat {
     const char *table, *column, *value;
     int64_t count;
 } ht_store_stat;
-ht_status ht_store_stats(ht_store *store, ht_status (*visit)(void *context, const ht_store_stat *stat, ht_error *err),
+ht_status ht_store_stats(ht_store *store,
+                         ht_status (*visit)(void *context, const ht_store_stat *stat, ht_error *err),
                          void *context, ht_error *err);
 
 /*
- * Looks for damage: PRAGMA integrity_check and foreign_key_check; content hashes of dialogues and responses recomputed;
- * messages canonical; token blobs of whole int32s; comparisons and demonstrations of one dialogue; responses that
- * nothing refers to and that no model made (orphans). Each finding is one line of text to `visit`; *findings counts
- * them. HT_OK also when there are findings.
+ * Looks for damage: PRAGMA integrity_check and foreign_key_check; content hashes of dialogues and responses
+ * recomputed; messages canonical; token blobs of whole int32s; comparisons and demonstrations of one
+ * dialogue; responses that nothing refers to and that no model made (orphans). Each finding is one line of
+ * text to `visit`; *findings counts them. HT_OK also when there are findings.
  */
-ht_status ht_store_check(ht_store *store, ht_status (*visit)(void *context, const char *finding, ht_error *err),
-                         void *context, int64_t *findings, ht_error *err);
+ht_status ht_store_check(ht_store *store,
+                         ht_status (*visit)(void *context, const char *finding, ht_error *err), void *context,
+                         int64_t *findings, ht_error *err);
 
 #endif

@@ -21,17 +21,17 @@ static char folder[64], path[96];
 static ht_store *store;
 static ht_error err;
 
-#define OK(call)                                                                                              \
-    do {                                                                                                      \
-        ht_status got_ = (call);                                                                              \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                            \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        ht_status got_ = (call);                                                                             \
+        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                           \
     } while (0)
-#define FAILS(call, expected, part)                                                                           \
-    do {                                                                                                      \
-        err = (ht_error)HT_ERROR_INIT;                                                                        \
-        assert_int_equal(call, expected);                                                                     \
-        if (!strstr(err.message, part)) fail_msg("\"%s\" does not say \"%s\"", err.message, part);            \
-        err = (ht_error)HT_ERROR_INIT;                                                                        \
+#define FAILS(call, expected, part)                                                                          \
+    do {                                                                                                     \
+        err = (ht_error)HT_ERROR_INIT;                                                                       \
+        assert_int_equal(call, expected);                                                                    \
+        if (!strstr(err.message, part)) fail_msg("\"%s\" does not say \"%s\"", err.message, part);           \
+        err = (ht_error)HT_ERROR_INIT;                                                                       \
     } while (0)
 
 static int setup(void **state) {
@@ -63,7 +63,8 @@ static int64_t add_dialog(const char *prompt, ht_kind kind, ht_split split, int6
     char messages[256];
     int64_t id;
     snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%s\"}]", prompt);
-    ht_dialog_row row = {.messages = messages, .kind = kind, .split = split, .round = round, .source = "test"};
+    ht_dialog_row row = {
+        .messages = messages, .kind = kind, .split = split, .round = round, .source = "test"};
     OK(ht_store_add_dialog(store, &row, &id, NULL, &err));
     return id;
 }
@@ -76,7 +77,8 @@ static int64_t add_text(int64_t dialog, const char *text) {
 
 static int64_t add_model(const char *name, const char *hash) {
     int64_t id;
-    ht_model_row row = {.name = name, .path = "runs/a", .hash = hash, .stage = "sft", .tokenizer_hash = "tok"};
+    ht_model_row row = {
+        .name = name, .path = "runs/a", .hash = hash, .stage = "sft", .tokenizer_hash = "tok"};
     OK(ht_store_add_model(store, &row, &id, &err));
     return id;
 }
@@ -107,8 +109,9 @@ static void test_store__opens_what_is_its_own_only(void **state) {
     FAILS(ht_store_open(&other, file, HT_STORE_CREATE, &err), HT_ERR_DATA, "another application");
 
     snprintf(file, sizeof file, "%s/text.db", folder);
-    OK(ht_file_write(file, "not a database, but long enough to be read as a header of one, or so it seems ............",
-                     90, &err));
+    OK(ht_file_write(
+        file, "not a database, but long enough to be read as a header of one, or so it seems ............",
+        90, &err));
     FAILS(ht_store_open(&other, file, HT_STORE_CREATE, &err), HT_ERR_DATA, "text.db");
 
     ht_store_close(store);
@@ -139,7 +142,8 @@ static void test_store__dialogs_are_canonical_and_added_once(void **state) {
     (void)state;
     int64_t first, second;
     int added;
-    ht_dialog_row row = {.messages = "[ {\"content\": \"h\\u00e9 \\/\", \"role\":\"user\"} ]", .split = HT_SPLIT_TEST};
+    ht_dialog_row row = {.messages = "[ {\"content\": \"h\\u00e9 \\/\", \"role\":\"user\"} ]",
+                         .split = HT_SPLIT_TEST};
     OK(ht_store_add_dialog(store, &row, &first, &added, &err));
     assert_int_equal(added, 1);
     row.messages = "[{\"role\":\"user\",\"content\":\"h\xc3\xa9 /\"}]";
@@ -172,8 +176,10 @@ static void test_store__malformed_messages_are_refused(void **state) {
         {"[{\"role\":\"user\",\"content\":\" \\n\"}]", "message 1 (user) is empty"},
         {"[{\"role\":\"assistant\",\"content\":\"a\"}]", "where \"user\" is due"},
         {"[{\"role\":\"system\",\"content\":\"a\"}]", "not a user turn"},
-        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"a\"}]", "where \"assistant\" is due"},
-        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"a\"}]", "not a user turn"},
+        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"a\"}]",
+         "where \"assistant\" is due"},
+        {"[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"a\"}]",
+         "not a user turn"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *out;
@@ -204,12 +210,23 @@ static void test_store__split_is_a_share_of_prompts(void **state) {
 
 static void test_store__samples_keep_their_tokens_and_are_added_once(void **state) {
     (void)state;
-    int64_t dialog = add_dialog("q", HT_KIND_HELPFULNESS, HT_SPLIT_TRAIN, 0), model = add_model("m", "h1"), id, again;
+    int64_t dialog = add_dialog("q", HT_KIND_HELPFULNESS, HT_SPLIT_TRAIN, 0), model = add_model("m", "h1"),
+            id, again;
     int added;
     const int32_t tokens[] = {5, -1, 31999, INT32_MAX};
-    ht_response_row row = {.dialog_id = dialog, .text = "answer", .tokens = tokens, .token_count = 4,
-                           .model_id = model, .round = 2, .step = 7, .temperature = 0.1, .top_p = 0.9, .seed = -3,
-                           .k = 1, .logprob = -1.5, .finish = HT_FINISH_EOS};
+    ht_response_row row = {.dialog_id = dialog,
+                           .text = "answer",
+                           .tokens = tokens,
+                           .token_count = 4,
+                           .model_id = model,
+                           .round = 2,
+                           .step = 7,
+                           .temperature = 0.1,
+                           .top_p = 0.9,
+                           .seed = -3,
+                           .k = 1,
+                           .logprob = -1.5,
+                           .finish = HT_FINISH_EOS};
     OK(ht_store_add_response(store, &row, &id, &added, &err));
     assert_int_equal(added, 1);
     OK(ht_store_add_response(store, &row, &again, &added, &err));
@@ -240,8 +257,8 @@ static void test_store__samples_keep_their_tokens_and_are_added_once(void **stat
     assert_null(got.response.tokens);
     assert_null(got.response.tokenizer_hash);
     assert_true(isnan(got.response.logprob));
-    FAILS(ht_store_add_response(store, &(ht_response_row){.dialog_id = 99, .text = "x"}, &id, NULL, &err), HT_ERR_DATA,
-          "FOREIGN KEY");
+    FAILS(ht_store_add_response(store, &(ht_response_row){.dialog_id = 99, .text = "x"}, &id, NULL, &err),
+          HT_ERR_DATA, "FOREIGN KEY");
 }
 
 static void test_store__comparisons_are_of_one_dialog_and_added_once(void **state) {
@@ -249,7 +266,9 @@ static void test_store__comparisons_are_of_one_dialog_and_added_once(void **stat
     int64_t one = add_dialog("1", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0), id, again;
     int64_t two = add_dialog("2", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     int added;
-    ht_comparison_row row = {.chosen_id = add_text(one, "a"), .rejected_id = add_text(one, "b"), .rating = 4,
+    ht_comparison_row row = {.chosen_id = add_text(one, "a"),
+                             .rejected_id = add_text(one, "b"),
+                             .rating = 4,
                              .safety = HT_SAFETY_CHOSEN_SAFE};
     OK(ht_store_add_comparison(store, &row, &id, &added, &err));
     OK(ht_store_add_comparison(store, &row, &again, &added, &err));
@@ -329,7 +348,8 @@ static void test_store__cursor_allows_writes_and_sees_none_of_them(void **state)
     ht_store_cursor *cursor;
     ht_dialog_row row;
     int found = 1, count = 0;
-    for (int i = 0; i < 3; i++) add_dialog(i == 0 ? "a" : i == 1 ? "b" : "c", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
+    for (int i = 0; i < 3; i++)
+        add_dialog(i == 0 ? "a" : i == 1 ? "b" : "c", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     OK(ht_store_open(&other, path, HT_STORE_EXISTING, &err));
     OK(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err));
     for (;; count++) {
@@ -344,7 +364,8 @@ static void test_store__cursor_allows_writes_and_sees_none_of_them(void **state)
         add_dialog(prompt, HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     }
     assert_int_equal(count, 3);
-    FAILS(ht_store_next_comparison(cursor, &(ht_comparison_row){0}, &found, &err), HT_ERR_USAGE, "comparison");
+    FAILS(ht_store_next_comparison(cursor, &(ht_comparison_row){0}, &found, &err), HT_ERR_USAGE,
+          "comparison");
     ht_store_cursor_free(cursor);
     ht_store_close(other);
 }
@@ -388,7 +409,8 @@ static void test_store__demonstrations_by_origin(void **state) {
     (void)state;
     int64_t dialog = add_dialog("x", HT_KIND_HELPFULNESS, HT_SPLIT_TRAIN, 0), id, again, count;
     int added;
-    ht_demonstration_row row = {.response_id = add_text(dialog, "gold"), .origin = HT_ORIGIN_HUMAN, .weight = 1};
+    ht_demonstration_row row = {
+        .response_id = add_text(dialog, "gold"), .origin = HT_ORIGIN_HUMAN, .weight = 1};
     OK(ht_store_add_demonstration(store, &row, &id, &added, &err));
     OK(ht_store_add_demonstration(store, &row, &again, &added, &err));
     assert_int_equal(added, 0);
@@ -398,8 +420,8 @@ static void test_store__demonstrations_by_origin(void **state) {
     row.weight = 0.5;
     OK(ht_store_add_demonstration(store, &row, &again, &added, &err));
     assert_int_equal(added, 1);
-    OK(ht_store_count(store, HT_STORE_DEMONSTRATIONS, &(ht_store_filter){.origins = 1u << HT_ORIGIN_REJECTION}, &count,
-                      &err));
+    OK(ht_store_count(store, HT_STORE_DEMONSTRATIONS,
+                      &(ht_store_filter){.origins = 1u << HT_ORIGIN_REJECTION}, &count, &err));
     assert_int_equal(count, 1);
     ht_demonstration_row got;
     OK(ht_store_get_demonstration(store, again, &got, &err));
@@ -487,8 +509,8 @@ static ht_status add_stat(void *context, const ht_store_stat *stat, ht_error *e)
     (void)e;
     char line[128];
     if (strcmp(stat->table, "comparison") == 0) {
-        snprintf(line, sizeof line, "%s=%s:%d ", stat->column ? stat->column : "", stat->value ? stat->value : "",
-                 (int)stat->count);
+        snprintf(line, sizeof line, "%s=%s:%d ", stat->column ? stat->column : "",
+                 stat->value ? stat->value : "", (int)stat->count);
         strcat(context, line);
     }
     return HT_OK;
@@ -500,8 +522,9 @@ static void test_store__stats_count_by_column(void **state) {
     add_pair(add_dialog("x", HT_KIND_SAFETY, HT_SPLIT_TEST, 0), "a", "b", 1, 1);
     add_pair(add_dialog("y", HT_KIND_HELPFULNESS, HT_SPLIT_TEST, 0), "a", "b", 0, 1);
     OK(ht_store_stats(store, add_stat, text, &err));
-    assert_string_equal(text, "=:2 kind=helpfulness:1 kind=safety:1 split=test:2 round=1:2 rating=none:1 rating=1:1 "
-                              "safety=none:2 batch=b:2 source=s:2 ");
+    assert_string_equal(
+        text, "=:2 kind=helpfulness:1 kind=safety:1 split=test:2 round=1:2 rating=none:1 rating=1:1 "
+              "safety=none:2 batch=b:2 source=s:2 ");
 }
 
 int main(void) {
@@ -511,10 +534,13 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_store__dialogs_are_canonical_and_added_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__malformed_messages_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__split_is_a_share_of_prompts, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_store__samples_keep_their_tokens_and_are_added_once, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_store__comparisons_are_of_one_dialog_and_added_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__samples_keep_their_tokens_and_are_added_once, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_store__comparisons_are_of_one_dialog_and_added_once, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_store__reading_filters_and_orders_by_id, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_store__cursor_allows_writes_and_sees_none_of_them, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__cursor_allows_writes_and_sees_none_of_them, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(test_store__responses_carry_scores_by_dialog, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__demonstrations_by_origin, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__models_runs_metrics_evaluations, setup, teardown),
