@@ -1,0 +1,57 @@
+#include "core/generate/policy.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/checkpoint/model_folder.h"
+
+static ht_status open_tokenizer(ht_policy *policy, const char *folder, ht_error *err) {
+    ht_status status = HT_OK;
+    char path[HT_PATH_MAX];
+    HT_TRY(ht_model_folder_tokenizer(folder, path, err));
+    HT_TRY(ht_tokenizer_open(&policy->tokenizer, path, err));
+    const ht_llama_config *config = &policy->model.config;
+    if (ht_tokenizer_size(policy->tokenizer) > config->vocab_size)
+        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: %" PRId32 " pieces, but the model has a vocabulary of %" PRId64,
+                       path, ht_tokenizer_size(policy->tokenizer), config->vocab_size));
+    if (ht_tokenizer_eos(policy->tokenizer) != config->eos_id)
+        ht_warn("%s: EOS is %" PRId32 " in the model and %" PRId32
+                " in its tokenizer; the model's ends a response",
+                folder, config->eos_id, ht_tokenizer_eos(policy->tokenizer));
+done:
+    return status;
+}
+
+ht_status ht_policy_open(ht_policy *policy, ht_backend *be, const char *folder, ht_dtype dtype,
+                         const ht_engine_limits *limits, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_llama_config config;
+    ht_engine_limits full = *limits;
+    int head_loaded = 0;
+    memset(policy, 0, sizeof *policy);
+    policy->be = be;
+    ht_arena_init(&policy->arena, 0);
+    ht_backend_arena(be, &policy->arena);
+    HT_TRY(ht_model_folder_config(folder, &config, err));
+    if (config.head != HT_HEAD_LM)
+        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: a reward model; wanted is a language model", folder));
+    if (!full.cache_tokens) full.cache_tokens = full.max_sequences * config.max_positions;
+    if (!full.prefill_tokens) full.prefill_tokens = HT_POLICY_PREFILL;
+    HT_TRY(ht_llama_init(&policy->model, be, &policy->arena, &config, dtype, err));
+    HT_TRY(open_tokenizer(policy, folder, err)); /* before the weights: it fails sooner */
+    HT_TRY(ht_engine_init(&policy->engine, &policy->model, &policy->arena, &full, err));
+    HT_TRY(ht_model_folder_load(folder, &policy->model, &head_loaded, err));
+    ht_arena_seal(&policy->arena);
+done:
+    if (status != HT_OK) ht_policy_free(policy);
+    return status;
+}
+
+void ht_policy_free(ht_policy *policy) {
+    ht_engine_free(policy->engine);
+    ht_tokenizer_free(policy->tokenizer);
+    ht_llama_free(&policy->model);
+    ht_arena_clear(&policy->arena);
+    memset(policy, 0, sizeof *policy);
+}
