@@ -106,7 +106,8 @@ def greedy(model, prompt, count):
 def language_model(name, seed, dtype=torch.float32, save_arguments=None, **changes):
     model = randomize(LlamaForCausalLM(LlamaConfig(**{**SHAPE, **changes})), seed).to(dtype)
     model.save_pretrained(ROOT / name, **(save_arguments or {}))
-    model = model.float()  # what is on disk, computed in f32
+    # What is on disk, computed in f32. (Casting the model back would keep rotary frequencies that bfloat16 has rounded.)
+    model = LlamaForCausalLM.from_pretrained(ROOT / name, dtype=torch.float32, attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed + 100)
     sequences = [random_tokens(length, generator) for length in LENGTHS]
     tensors = {}
