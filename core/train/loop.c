@@ -50,6 +50,9 @@ static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task
     if (task->steps < 1)
         return ht_fail(err, HT_ERR_USAGE, "there are %" PRId64 " optimizer steps to do; at least 1 is needed",
                        task->steps);
+    for (int i = 0; i < run->model_count; i++)
+        if (run->models[i].trainable->model->weights.dtype != HT_F32)
+            return ht_fail(err, HT_ERR_USAGE, "train.dtype = bf16: weights are trained in f32 only");
     l->stride = task->checkpoint_stride > 0 ? task->checkpoint_stride : 1;
     const ht_train_config *c = l->config;
     int64_t warmup = (int64_t)ceil(c->warmup_share * (double)task->steps);
@@ -275,11 +278,25 @@ static int evaluation_is_due(const loop *l) {
     return l->task->evaluate && every > 0 && (l->updates % every == 0 || l->updates == l->task->steps);
 }
 
+/* "step 100: eval_loss 1.2345, eval_targets 100" */
+static void show_evaluation(const loop *l, const ht_metrics *metrics) {
+    char line[1024];
+    size_t used = 0;
+    for (int i = 0; i < metrics->count && used < sizeof line; i++)
+        if (strncmp(metrics->names[i], "eval_", 5) == 0)
+            used += (size_t)snprintf(line + used, sizeof line - used, "%s%s %.6g", used ? ", " : "",
+                                     metrics->names[i], metrics->values[i]);
+    if (used) ht_info("step %" PRId64 ": %s", l->updates, line);
+}
+
 /* Evaluation, the row of metrics, the state: what follows when l->updates are done. */
 static ht_status after_update(loop *l, ht_metrics *metrics, ht_error *err) {
     ht_status status = HT_OK;
     int evaluated = evaluation_is_due(l), stop = 0;
-    if (evaluated) HT_TRY(l->task->evaluate(l->task->self, l->updates, metrics, &stop, err));
+    if (evaluated) {
+        HT_TRY(l->task->evaluate(l->task->self, l->updates, metrics, &stop, err));
+        show_evaluation(l, metrics);
+    }
     if (l->updates > 0) l->stop = stop;
     if (metrics->count > 0 &&
         (evaluated || l->updates % l->config->log_every == 0 || l->updates == l->task->steps))
