@@ -33,3 +33,7 @@ ht_status ht_stop_requested(void) {
     if (!number) return HT_OK;
     return number == SIGINT ? HT_INTERRUPTED : HT_TERMINATED;
 }
+
+void ht_stop_forget(void) {
+    requested = 0;
+}

@@ -17,4 +17,7 @@ void ht_signals_install(void);
  */
 ht_status ht_stop_requested(void);
 
+/* The request has been met, and the program goes on: a dialogue whose answer was stopped. */
+void ht_stop_forget(void);
+
 #endif
