@@ -71,6 +71,8 @@ typedef struct ht_option {
 
 #define HT_OPT_FLAG(s, f, key, props, help)                                                                   \
     {HT_OPTION_FLAG, key, offsetof(s, f), "false", 0, 0, NULL, props, help}
+#define HT_OPT_FLAG_ON(s, f, key, props, help)                                                                \
+    {HT_OPTION_FLAG, key, offsetof(s, f), "true", 0, 0, NULL, props, help}
 #define HT_OPT_INT(s, f, key, def, lo, hi, props, help)                                                       \
     {HT_OPTION_INT, key, offsetof(s, f), def, lo, hi, NULL, props, help}
 #define HT_OPT_FLOAT(s, f, key, def, lo, hi, props, help)                                                     \
