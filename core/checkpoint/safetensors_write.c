@@ -112,7 +112,7 @@ static int64_t plan_shards(const ht_safetensors_item *items, int64_t count, size
 
 static ht_status write_shards(const char *folder, const char *stem, const ht_safetensors_item *items,
                               const int64_t *ends, int64_t shards, ht_error *err) {
-    char name[256], path[HT_PATH_MAX];
+    char name[320], path[HT_PATH_MAX];
     json_int_t total = 0;
     ht_status status = HT_OK;
     json_t *weight_map = json_object(), *index = NULL;
@@ -150,7 +150,7 @@ done:
 
 ht_status ht_safetensors_write(const char *folder, const char *stem, const ht_safetensors_item *items,
                                int64_t count, size_t max_shard, ht_error *err) {
-    char name[256], path[HT_PATH_MAX];
+    char name[320], path[HT_PATH_MAX];
     int64_t *ends = NULL;
     ht_status status = ht_calloc(&ends, (size_t)count + 1, sizeof *ends, err);
     if (status != HT_OK) return status;

@@ -3,6 +3,7 @@
 #include "core/base/json.h"
 #include "core/checkpoint/model_folder.h"
 #include "core/checkpoint/safetensors.h"
+#include "core/tokenizer/tokenizer.h"
 
 #define FIXTURES TEST_DATA_DIR "/golden/fixtures/"
 
@@ -675,6 +676,53 @@ static void test_model_folder__fills_a_run(void **state) {
     close_model(&f);
 }
 
+/* Trains a small tokenizer and returns its path. */
+static const char *make_tokenizer(void) {
+    ht_error err = HT_ERROR_INIT;
+    write_text(in_root("text"), "the cat sat on the mat, the rat sat on the hat\n");
+    const char *text = in_root("text"), *path = in_root("trained.model");
+    assert_ok(ht_tokenizer_train(&text, 1, 280, path, 0, &err), &err);
+    return path;
+}
+
+static void test_model_folder__saves_the_tokenizer(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    ht_llama_config config = tiny;
+    fixture f;
+    json_t *json;
+    char found[HT_PATH_MAX], source[HT_HASH_LEN], copy[HT_HASH_LEN];
+    const ht_lineage chat = {.stage = "sft"}, plain = {.stage = "pretrain"};
+    const char *tokenizer = make_tokenizer();
+    config.vocab_size = 280;
+    open_model(&f, &config, HT_F32);
+    assert_ok(ht_model_folder_save(in_root("chat"), &f.model, HT_F32, tokenizer, &chat, &err), &err);
+    assert_ok(ht_model_folder_tokenizer(in_root("chat"), found, &err), &err);
+    assert_ok(ht_file_hash(tokenizer, source, &err), &err);
+    assert_ok(ht_file_hash(found, copy, &err), &err);
+    assert_string_equal(source, copy);
+    assert_ok(ht_json_read(in_root("chat/tokenizer_config.json"), &json, &err), &err);
+    assert_string_equal(ht_json_string(json, "bos_token"), "<s>");
+    assert_string_equal(ht_json_string(json, "eos_token"), "</s>");
+    assert_string_equal(ht_json_string(json, "unk_token"), "<unk>");
+    assert_true(json_is_true(json_object_get(json, "legacy")));
+    assert_non_null(strstr(ht_json_string(json, "chat_template"), "[INST] "));
+    json_decref(json);
+    assert_string_equal(warnings, "");
+    assert_ok(ht_model_folder_save(in_root("plain"), &f.model, HT_F32, tokenizer, &plain, &err), &err);
+    assert_ok(ht_json_read(in_root("plain/tokenizer_config.json"), &json, &err), &err);
+    assert_null(json_object_get(json, "chat_template"));
+    json_decref(json);
+    close_model(&f);
+    /* One that does not fit the model is said to. */
+    config.vocab_size = 100, config.eos_id = 7;
+    open_model(&f, &config, HT_F32);
+    assert_ok(ht_model_folder_save(in_root("misfit"), &f.model, HT_F32, tokenizer, &chat, &err), &err);
+    assert_non_null(strstr(warnings, "has BOS 1 and EOS 2, the model 1 and 7"));
+    assert_non_null(strstr(warnings, "has 280 pieces, the model's vocabulary only 100"));
+    close_model(&f);
+}
+
 static void test_model_folder__tokenizer_path(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
@@ -707,6 +755,7 @@ int main(void) {
         TEST(test_model_folder__identity),
         TEST(test_model_folder__replaces_nothing),
         TEST(test_model_folder__fills_a_run),
+        TEST(test_model_folder__saves_the_tokenizer),
         TEST(test_model_folder__tokenizer_path),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

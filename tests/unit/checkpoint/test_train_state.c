@@ -1,6 +1,7 @@
 #include "tests/unit/checkpoint/support.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "core/base/json.h"
@@ -325,6 +326,37 @@ static void test_train_state__killed_while_saving(void **state) {
     close_run(&r);
 }
 
+/* A disk that is full at any point costs the new state, never the old one, and leaves nothing behind. */
+static void test_train_state__full_disk(void **state) {
+    (void)state;
+    run r;
+    struct rlimit whole, limit;
+    open_run(&r, 33);
+    save(&r, 1, 1);
+    fill_run(&r, 2);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &whole), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    json_t *values = json_object();
+    for (rlim_t bytes = 0; bytes < 16384; bytes += 1500) {
+        ht_error err = HT_ERROR_INIT;
+        limit = (struct rlimit){bytes, whole.rlim_max};
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+        ht_status status = ht_train_state_save(in_root("state"), 2, values, r.parts, PARTS, r.be, 1, &err);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &whole), 0);
+        if (status == HT_OK) break;
+        assert_failed(status, HT_ERR_IO, &err, "cannot write");
+        char temporary[128];
+        snprintf(temporary, sizeof temporary, "state/step-00000002.tmp-%ld", (long)getpid());
+        assert_false(ht_path_exists(in_root(temporary)));
+        assert_found(&r, 1);
+        assert_true(bytes < 12000); /* policy.safetensors has about 12 kB: the loop must end by success */
+        fill_run(&r, 2);
+    }
+    json_decref(values);
+    signal(SIGXFSZ, SIG_DFL);
+    close_run(&r);
+}
+
 static void test_train_state__refuses_another_model(void **state) {
     (void)state;
     run r, other;
@@ -390,6 +422,7 @@ int main(void) {
         TEST(test_train_state__replaces_its_step),
         TEST(test_train_state__left_overs),
         TEST(test_train_state__killed_while_saving),
+        TEST(test_train_state__full_disk),
         TEST(test_train_state__refuses_another_model),
         TEST(test_train_state__refuses_misuse),
     };
