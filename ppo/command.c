@@ -34,7 +34,7 @@ static const ht_option ppo_options[] = {
     HT_OPT_INT(S, max_prompt_tokens, "data.max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
     HT_OPT_CHOICE(S, too_long, "data.too_long", "error", ht_too_long_names, 0, "what to do with a longer prompt"),
     HT_OPT_INT(S, first_round, "data.first_round", "0", 0, 1000000, 0, "first round whose prompts are used"),
-    HT_OPT_INT(S, end_round, "data.end_round", "0", 0, 1000000, 0, "round before which to stop; 0: all"),
+    HT_OPT_INT(S, last_round, "data.last_round", "-1", -1, 1000000, 0, "last round whose prompts are used; -1: no end"),
     HT_OPT_INT(S, eval_prompts, "ppo.eval_prompts", "256", 0, 1 << 20, 0, "held-out prompts an evaluation; 0: no evaluation"),
     HT_OPT_INT(S, patience, "ppo.patience", "0", 0, 1000000, 0,
                "evaluations without a better held-out reward before stopping early; 0: never"),
@@ -150,7 +150,7 @@ static ht_status read_prompts(ht_ppo_task *task, const ht_ppo_config *config, co
     ht_prompt_limits limits = {.max_tokens = config->max_prompt_tokens, .too_long = (ht_too_long)config->too_long};
     ht_store_filter filter = {.splits = 1u << HT_SPLIT_TRAIN,
                               .first_round = config->first_round,
-                              .end_round = config->end_round};
+                              .end_round = config->last_round + 1};
     int64_t held_out = 0;
     HT_TRY(ht_prompt_set_load(&task->prompts, task->store, &filter, &chat, &limits, err));
     filter = (ht_store_filter){.splits = 1u << HT_SPLIT_TEST};

@@ -19,7 +19,7 @@ typedef struct ht_ppo_config {
     int64_t max_new_tokens, max_prompt_tokens, sequences;
     int too_long; /* ht_too_long */
     double kl_coef, clip, value_clip, value_lr, gamma, lambda, truncation_penalty;
-    int64_t first_round, end_round;    /* of the prompts */
+    int64_t first_round, last_round;   /* of the prompts; last -1: no end */
     int64_t eval_prompts, patience, samples;
     double max_kl;
 } ht_ppo_config;
