@@ -1,0 +1,25 @@
+/*
+ * What evaluate and apply share: a reward model opened for scoring.
+ */
+#include <string.h>
+
+#include "reward/reward.h"
+
+ht_status ht_reward_judge_open(ht_reward_judge *judge, const ht_reward_place *place, ht_error *err) {
+    ht_status status = HT_OK;
+    memset(judge, 0, sizeof *judge);
+    HT_TRY(ht_backend_open(&judge->be, (ht_backend_kind)place->backend, (int)place->threads, err));
+    HT_TRY(ht_scorer_open(&judge->scorer, judge->be, place->model, (ht_dtype)place->dtype, place->pass_tokens, err));
+    judge->chat = (ht_chat){judge->scorer.tokenizer, HT_TEMPLATE_LLAMA2};
+    judge->max_tokens = judge->scorer.model.config.max_positions;
+    if (place->pass_tokens > 0 && place->pass_tokens < judge->max_tokens) judge->max_tokens = place->pass_tokens;
+done:
+    if (status != HT_OK) ht_reward_judge_close(judge);
+    return status;
+}
+
+void ht_reward_judge_close(ht_reward_judge *judge) {
+    ht_scorer_free(&judge->scorer);
+    if (judge->be) ht_backend_close(judge->be);
+    memset(judge, 0, sizeof *judge);
+}

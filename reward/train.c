@@ -1,0 +1,263 @@
+/*
+ * halter-reward train: a task for the training loop.
+ *
+ * Step s trains on pairs [b batch, ...) of epoch e's order, where e = s / steps an epoch: the last step of an epoch may
+ * have fewer pairs than the others, and its means are over those it has.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/log.h"
+#include "core/base/memory.h"
+#include "core/base/rng.h"
+#include "core/model/score.h"
+#include "reward/mix.h"
+#include "reward/reward.h"
+#include "reward/step.h"
+#include "reward/tally.h"
+
+#define HELD_OUT_SET 2    /* second coordinate of the stream that draws held-out pairs */
+#define SCORED_AT_ONCE 64 /* held-out pairs between two looks at the clock */
+
+typedef struct trainer {
+    const ht_reward_config *config;
+    ht_train_setup setup;
+    ht_llama model;
+    ht_trainable trainable;
+    ht_activations *acts;
+    ht_tokenizer *tokenizer;
+    char tokenizer_path[HT_PATH_MAX];
+    ht_chat chat;
+    ht_store *store;
+    ht_reward_loss loss;
+    double own_share; /* as configured */
+    ht_pair_set pairs, held_out;
+    ht_mix mix;
+    int64_t *order, order_epoch; /* [ht_mix_count] of epoch order_epoch; -1: none yet */
+    int64_t *held_order, held_count;
+    int64_t epoch_steps;
+    ht_reward_pass pass;
+    char data_hash[HT_HASH_LEN];
+} trainer;
+
+ht_status ht_reward_settle(const ht_reward_config *config, double *weight, double *share, ht_error *err) {
+    int is_safety = config->kind == HT_KIND_SAFETY;
+    *weight = config->aux_weight;
+    *share = config->own_share;
+    if (*weight == HT_REWARD_BY_KIND) *weight = is_safety ? 1 : 0;
+    if (*share == HT_REWARD_BY_KIND) *share = is_safety ? 0.9 : 0.5;
+    if (*weight < 0)
+        return ht_fail(err, HT_ERR_USAGE, "reward.aux_weight = %g is below 0, and not -1 (by kind)", *weight);
+    if (*share <= 0)
+        return ht_fail(err, HT_ERR_USAGE, "reward.own_share = %g is not above 0, and not -1 (by kind)", *share);
+    return HT_OK;
+}
+
+/* --- data ------------------------------------------------------------------------------------------------- */
+
+static ht_status load_split(trainer *t, ht_split split, int64_t max_tokens, ht_pair_set *set, ht_error *err) {
+    const ht_reward_config *c = t->config;
+    const ht_pair_query query = {.filter = {.splits = 1U << split,
+                                            /* only own pairs are evaluated */
+                                            .kinds = split == HT_SPLIT_TEST ? 1U << c->kind : 0,
+                                            .first_round = c->rounds.first,
+                                            .end_round = c->rounds.last + 1},
+                                 .sources = split == HT_SPLIT_TEST && c->own_sources.count ? c->own_sources : c->sources,
+                                 .own_kind = (ht_kind)c->kind,
+                                 .own_sources = c->own_sources,
+                                 .max_tokens = max_tokens,
+                                 .too_long = (ht_too_long)c->too_long};
+    ht_status status = ht_pair_set_load(set, t->store, &query, &t->chat, err);
+    if (status == HT_OK && set->longest > c->train.micro_tokens)
+        status = ht_fail(err, HT_ERR_USAGE,
+                         "train.micro_tokens = %" PRId64 " is below the %" PRId64 " tokens of comparison %" PRId64
+                         "; raise it, or limit data.max_tokens",
+                         c->train.micro_tokens, set->longest, set->longest_id);
+    return status;
+}
+
+/* A part of the test split, the same for every run with this seed and data. */
+static ht_status draw_held_out(trainer *t, ht_error *err) {
+    ht_status status = HT_OK;
+    int64_t all = (int64_t)t->held_out.count, limit = t->config->eval_pairs;
+    HT_TRY(ht_calloc(&t->held_order, (size_t)all, sizeof(int64_t), err));
+    ht_rng_permutation((uint64_t)t->config->train.seed, ht_rng_stream(HT_RNG_CHOICE, 0, HELD_OUT_SET), all,
+                       t->held_order);
+    t->held_count = limit > 0 && limit < all ? limit : all;
+    if (!all)
+        ht_warn("no own comparison is in the test split: nothing is evaluated during training");
+    else
+        ht_info("evaluating on %" PRId64 " of %" PRId64 " held-out comparisons", t->held_count, all);
+done:
+    return status;
+}
+
+static ht_status load_data(trainer *t, ht_error *err) {
+    ht_status status = HT_OK;
+    const ht_reward_config *c = t->config;
+    ht_llama_config shape;
+    HT_TRY(ht_model_folder_config(c->model, &shape, err));
+    int64_t limit = c->max_tokens > 0 && c->max_tokens < shape.max_positions ? c->max_tokens : shape.max_positions;
+    HT_TRY(ht_model_folder_tokenizer(c->model, t->tokenizer_path, err));
+    HT_TRY(ht_tokenizer_open(&t->tokenizer, t->tokenizer_path, err));
+    t->chat = (ht_chat){t->tokenizer, HT_TEMPLATE_LLAMA2};
+    HT_TRY(ht_store_open(&t->store, c->db, HT_STORE_EXISTING, err));
+    HT_TRY(load_split(t, HT_SPLIT_TRAIN, limit, &t->pairs, err));
+    HT_TRY(ht_mix_init(&t->mix, &t->pairs, t->own_share, c->train.seed, err));
+    HT_TRY(ht_calloc(&t->order, (size_t)ht_mix_count(&t->mix), sizeof(int64_t), err));
+    t->order_epoch = -1;
+    t->epoch_steps = (ht_mix_count(&t->mix) + c->batch_size - 1) / c->batch;
+    if (c->train.eval_every > 0) {
+        HT_TRY(load_split(t, HT_SPLIT_TEST, limit, &t->held_out, err));
+        HT_TRY(draw_held_out(t, err));
+    }
+    ht_pair_set_hash(&t->pairs, t->data_hash);
+    ht_info("%" PRId64 " own comparisons and %" PRId64 " of %" PRId64 " others an epoch, longest sequence %" PRId64
+            " tokens",
+            t->mix.own_count, t->mix.drawn, t->mix.rest_count, t->pairs.longest);
+done:
+    return status;
+}
+
+/* --- the task --------------------------------------------------------------------------------------------- */
+
+static ht_status accumulate(void *self, int64_t step, ht_metrics *metrics, ht_error *err) {
+    trainer *t = self;
+    int64_t epoch = step / t->epoch_steps, first = step % t->epoch_steps * t->config->batch_size;
+    int64_t left = ht_mix_count(&t->mix) - first, count = left < t->config->batch_size ? left : t->config->batch_size;
+    ht_reward_result result;
+    if (t->order_epoch != epoch) {
+        ht_mix_order(&t->mix, epoch, t->order);
+        t->order_epoch = epoch;
+    }
+    ht_status status =
+        ht_reward_step(&t->pass, &t->loss, &t->pairs, t->order + first, count, &t->trainable.grads, &result, err);
+    if (status != HT_OK) return status;
+    ht_metrics_set(metrics, "loss", result.loss);
+    ht_metrics_set(metrics, "ranking_loss", result.ranking_loss);
+    if (t->loss.aux_weight != 0) {
+        ht_metrics_set(metrics, "aux_loss", result.aux_loss);
+        ht_metrics_set(metrics, "labelled", (double)result.labelled);
+    }
+    ht_metrics_set(metrics, "accuracy", result.accuracy);
+    ht_metrics_set(metrics, "chosen_score", result.chosen_score);
+    ht_metrics_set(metrics, "rejected_score", result.rejected_score);
+    ht_metrics_set(metrics, "pairs", (double)count);
+    ht_metrics_set(metrics, "tokens", (double)result.tokens);
+    return HT_OK;
+}
+
+static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int *stop, ht_error *err) {
+    trainer *t = self;
+    ht_status status = HT_OK;
+    ht_tally tally;
+    (void)updates;
+    (void)stop;
+    HT_TRY(ht_tally_init(&tally, err));
+    for (int64_t first = 0; first < t->held_count; first += SCORED_AT_ONCE) {
+        int64_t count = t->held_count - first < SCORED_AT_ONCE ? t->held_count - first : SCORED_AT_ONCE;
+        HT_TRY(ht_tally_score(&tally, &t->model, t->acts, &t->held_out, t->held_order + first, count, err));
+    }
+    double pairs = (double)tally.pairs;
+    ht_accuracy accuracy = ht_accuracy_of(tally.credit, tally.credit_squares, tally.pairs);
+    ht_metrics_set(metrics, "eval_accuracy", accuracy.value);
+    ht_metrics_set(metrics, "eval_accuracy_se", accuracy.error);
+    ht_metrics_set(metrics, "eval_loss", tally.loss / pairs);
+    ht_metrics_set(metrics, "eval_chosen_score", tally.chosen / pairs);
+    ht_metrics_set(metrics, "eval_rejected_score", tally.rejected / pairs);
+    ht_info("held out after %" PRId64 " updates: accuracy %.4f +- %.4f, loss %.4f", updates, accuracy.value,
+            accuracy.error, tally.loss / pairs);
+done:
+    ht_tally_release(&tally);
+    return status;
+}
+
+static ht_status load_model(trainer *t, ht_error *err) {
+    ht_status status = HT_OK;
+    const ht_train_config *c = &t->config->train;
+    int64_t sequences = 2 * t->config->batch_size < c->micro_tokens ? 2 * t->config->batch_size : c->micro_tokens;
+    const ht_model_request request = {
+        .folder = t->config->model, .head = HT_HEAD_SCALAR, .dtype = (ht_dtype)c->dtype, .seed = c->seed};
+    HT_TRY(ht_train_setup_open(&t->setup, c, err));
+    HT_TRY(ht_train_load_model(&t->setup, &request, &t->model, err));
+    if (t->model.config.vocab_size < ht_tokenizer_size(t->tokenizer)) {
+        status = ht_fail(err, HT_ERR_DATA, "\"%s\": the tokenizer has %" PRId32 " pieces, the model's vocabulary %" PRId64,
+                         t->config->model, ht_tokenizer_size(t->tokenizer), t->model.config.vocab_size);
+        goto done;
+    }
+    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &t->setup.arena, err));
+    HT_TRY(ht_activations_init(&t->acts, &t->model, &t->setup.arena, c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL,
+                               c->micro_tokens, sequences, err));
+    HT_TRY(ht_reward_pass_init(&t->pass, &t->model, t->acts, c->micro_tokens, sequences, err));
+done:
+    return status;
+}
+
+/* What halter.json says of the data. */
+static ht_status describe_data(const trainer *t, json_t **data, ht_error *err) {
+    const ht_reward_config *c = t->config;
+    *data = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "database", c->db, "kind",
+                      ht_kind_text((ht_kind)c->kind), "own_comparisons", (json_int_t)t->mix.own_count,
+                      "other_comparisons", (json_int_t)t->mix.rest_count, "others_an_epoch", (json_int_t)t->mix.drawn,
+                      "own_share", t->mix.own_share, "epochs", (json_int_t)c->epochs, "too_long_left_out",
+                      (json_int_t)t->pairs.skipped, "hash", t->data_hash);
+    return *data ? HT_OK : ht_fail(err, HT_ERR_NOMEM, "no memory for the description of the data");
+}
+
+static ht_status run(trainer *t, const ht_invocation *invocation, ht_error *err) {
+    ht_status status = HT_OK;
+    json_t *data = NULL;
+    HT_TRY(describe_data(t, &data, err));
+    const ht_train_task task = {.self = t,
+                                .steps = t->epoch_steps * t->config->epochs,
+                                .accumulate = accumulate,
+                                .evaluate = t->held_count ? evaluate : NULL};
+    ht_train_run run = {.config = &t->config->train,
+                        .invocation = invocation,
+                        .setup = &t->setup,
+                        .models = {{.name = "reward", .trainable = &t->trainable, .lr_scale = 1}},
+                        .model_count = 1,
+                        .store = t->store,
+                        .tokenizer = t->tokenizer_path,
+                        .data_hash = t->data_hash,
+                        .lineage = {.stage = t->config->kind == HT_KIND_SAFETY ? "reward-safe" : "reward-helpful",
+                                    .parent = t->config->model,
+                                    .data = data}};
+    status = ht_train_run_task(&run, &task, err);
+done:
+    json_decref(data);
+    return status;
+}
+
+static void release(trainer *t) {
+    ht_reward_pass_free(&t->pass);
+    ht_activations_free(t->acts);
+    ht_trainable_free(&t->trainable);
+    ht_llama_free(&t->model);
+    ht_train_setup_close(&t->setup);
+    ht_mix_free(&t->mix);
+    ht_pair_set_free(&t->pairs);
+    ht_pair_set_free(&t->held_out);
+    free(t->order);
+    free(t->held_order);
+    ht_store_close(t->store);
+    ht_tokenizer_free(t->tokenizer);
+}
+
+ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_train_out state;
+    trainer t = {.config = config};
+    HT_TRY(ht_reward_settle(t.config, &t.loss.aux_weight, &t.own_share, err));
+    HT_TRY(ht_reward_margins(&t.loss, (ht_margin_kind)t.config->margin, &t.config->margin_table, err));
+    HT_TRY(ht_train_check_out(&t.config->train, &state, err));
+    if (state == HT_TRAIN_OUT_FINISHED) return HT_OK;
+    HT_TRY(load_data(&t, err));
+    HT_TRY(load_model(&t, err));
+    HT_TRY(run(&t, invocation, err));
+done:
+    release(&t);
+    return status;
+}
