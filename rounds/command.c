@@ -97,7 +97,7 @@ static ht_status run_rounds(void *values, const ht_invocation *invocation, ht_er
     ht_rounds_config *config = values;
     ht_plan plan = {0};
     char programs[HT_PATH_MAX];
-    if (config->annotator == HT_ANNOTATOR_HUMAN && !config->base)
+    if (config->annotator == HT_ANNOTATOR_HUMAN && !config->base[0])
         return ht_fail(err, HT_ERR_USAGE, "base is empty: with annotator = human a pretrained model folder is needed");
     HT_TRY(program_folder(programs, err));
     HT_TRY(ht_plan_make(&plan, config, err));

@@ -104,7 +104,7 @@ static const char *version(const ht_rounds_config *config, int64_t n, char out[H
 }
 
 static const char *base_model(const ht_rounds_config *config, char out[HT_PATH_MAX]) {
-    if (config->base)
+    if (config->base[0])
         snprintf(out, HT_PATH_MAX, "%s", config->base);
     else
         snprintf(out, HT_PATH_MAX, "%s/base", config->run);
@@ -139,7 +139,7 @@ static void synthetic_world(builder *b) {
     import_file(b, "import-demonstrations", path, "csv");
     snprintf(path, sizeof path, "%.4000s/data/prompts.csv", config->run);
     import_file(b, "import-prompts", path, "csv");
-    if (config->base) return;
+    if (config->base[0]) return;
     step(b, "base", "sft");
     stage_config(b, "pretrain");
     OPTION(b, "--text", "%s/data/pretrain.txt", config->run);
