@@ -108,7 +108,7 @@ static ht_status load_data(trainer *t, ht_error *err) {
     HT_TRY(ht_mix_init(&t->mix, &t->pairs, t->own_share, c->train.seed, err));
     HT_TRY(ht_calloc(&t->order, (size_t)ht_mix_count(&t->mix), sizeof(int64_t), err));
     t->order_epoch = -1;
-    t->epoch_steps = (ht_mix_count(&t->mix) + c->batch_size - 1) / c->batch;
+    t->epoch_steps = (ht_mix_count(&t->mix) + c->batch_size - 1) / c->batch_size;
     if (c->train.eval_every > 0) {
         HT_TRY(load_split(t, HT_SPLIT_TEST, limit, &t->held_out, err));
         HT_TRY(draw_held_out(t, err));
