@@ -29,11 +29,11 @@ double ht_ppo_value_loss(double value, double old, double target, double clip, d
     double error = value - target, plain = 0.5 * error * error;
     *slope = error;
     *clipped = 0;
-    if (clip <= 0) return plain;
-    double near = old + fmin(fmax(value - old, -clip), clip), bounded = 0.5 * (near - target) * (near - target);
+    if (clip <= 0 || fabs(value - old) <= clip) return plain;
+    double edge = old + copysign(clip, value - old), bounded = 0.5 * (edge - target) * (edge - target);
     if (bounded <= plain) return plain;
-    *slope = near == value ? error : 0;
-    *clipped = near != value;
+    *slope = 0;
+    *clipped = 1;
     return bounded;
 }
 
