@@ -86,11 +86,16 @@ static const char *origin_text(int origin) {
     return ht_origin_text((ht_origin)origin);
 }
 
+/* Rounds are looked at here, as those of the two origins may differ. */
+static int is_of_round(const ht_data_config *config, const ht_demonstration_row *row) {
+    if (row->origin == HT_ORIGIN_REJECTION && config->rejection_round >= 0)
+        return row->round == config->rejection_round;
+    return row->round >= config->first_round && (config->last_round < 0 || row->round <= config->last_round);
+}
+
 static ht_status make_filter(ht_store_filter *filter, const ht_data_config *config, ht_error *err) {
     ht_status status = HT_OK;
-    *filter = (ht_store_filter){.first_round = config->first_round,
-                                .end_round = config->last_round < 0 ? 0 : config->last_round + 1,
-                                .batch = config->batch && config->batch[0] ? config->batch : NULL};
+    *filter = (ht_store_filter){.batch = config->batch && config->batch[0] ? config->batch : NULL};
     if (config->last_round >= 0 && config->last_round < config->first_round)
         return ht_fail(err, HT_ERR_USAGE,
                        "data.last_round = %" PRId64 " is before data.first_round = %" PRId64,
@@ -187,7 +192,7 @@ static ht_status read_rows(reader *r, ht_store *store, const ht_store_filter *fi
         HT_TRY(ht_sft_check_stop(err));
         HT_TRY(ht_store_next_demonstration(cursor, &row, &found, err));
         if (!found) break;
-        HT_TRY(add_demonstration(r, &row, err));
+        if (is_of_round(r->config, &row)) HT_TRY(add_demonstration(r, &row, err));
         ht_progress_update(&progress, ++done_rows, NULL);
     }
 done:
@@ -214,7 +219,7 @@ ht_status ht_sft_load_demonstrations(ht_sft_data *data, ht_store *store, const h
     if (data->train.examples.count == 0)
         status = ht_fail(err, HT_ERR_DATA,
                          "%s: no demonstration of split train fits the filter (data.kinds, data.origins, "
-                         "data.first_round, data.last_round, data.batch)",
+                         "data.first_round, data.last_round, data.rejection_round, data.batch)",
                          ht_store_path(store));
     else
         status = ht_sft_data_finish(data, err);

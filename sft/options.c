@@ -33,6 +33,8 @@ static const ht_option data_options[] = {
                "first round of demonstrations to take"),
     HT_OPT_INT(ht_data_config, last_round, "data.last_round", "-1", -1, 1000000, 0,
                "last round of demonstrations to take; -1: no end"),
+    HT_OPT_INT(ht_data_config, rejection_round, "data.rejection_round", "-1", -1, 1000000, 0,
+               "the one round of rejection-sampled demonstrations to take; -1: first_round to last_round"),
     HT_OPT_STRING(ht_data_config, batch, "data.batch", NULL, 0, "only demonstrations of this batch"),
     HT_OPT_CHOICE(ht_data_config, train_on, "data.train_on", "last", train_on_names, 0,
                   "answers of a dialogue that carry loss"),

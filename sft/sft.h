@@ -36,6 +36,7 @@ typedef struct ht_init_config {
 typedef struct ht_data_config {
     ht_strings kinds, origins;       /* demonstrations */
     int64_t first_round, last_round; /* last -1: no end */
+    int64_t rejection_round;         /* of those chosen by rejection sampling; -1: as the others */
     char *batch;
     int64_t seq_len, batch_size, epochs, max_steps;
     int train_on;   /* ht_train_on */

@@ -24,6 +24,7 @@ static ht_data_config default_data(int64_t seq_len) {
     return (ht_data_config){.kinds = {kinds, 2},
                             .origins = {origins, 2},
                             .last_round = -1,
+                            .rejection_round = -1,
                             .seq_len = seq_len,
                             .batch_size = 2,
                             .epochs = 2};
@@ -50,7 +51,7 @@ typedef struct demo {
     ht_split split;
     ht_response_row response;
     int64_t round;
-    double weight;
+    ht_origin origin;
 } demo;
 
 static int64_t add_demo(ht_store *store, demo d) {
@@ -62,7 +63,7 @@ static int64_t add_demo(ht_store *store, demo d) {
     DO(ht_store_add_response(store, &d.response, &response, NULL, &err_));
     DO(ht_store_add_demonstration(
         store,
-        &(ht_demonstration_row){.response_id = response, .round = d.round, .weight = d.weight ? d.weight : 1},
+        &(ht_demonstration_row){.response_id = response, .origin = d.origin, .round = d.round, .weight = 1},
         &id, NULL, &err_));
     return id;
 }
@@ -226,6 +227,22 @@ static void test_sft__filter_and_split_choose_rows(void **state) {
     config.last_round = 3;
     DO(ht_sft_load_demonstrations(&data, store, &config, f->tokenizer, &err_));
     assert_string_not_equal(data.hash, hash);
+    ht_sft_data_free(&data);
+
+    /* The rejection-sampled ones of round 3 stand beside the others of rounds 0 to 1. */
+    for (int64_t round = 2; round < 4; round++)
+        add_demo(store, (demo){.messages = turns_prompt,
+                               .response = {.text = "Best."},
+                               .round = round,
+                               .origin = HT_ORIGIN_REJECTION});
+    config.first_round = 0;
+    config.last_round = 1;
+    DO(ht_sft_load_demonstrations(&data, store, &config, f->tokenizer, &err_));
+    assert_int_equal(data.train.examples.count, 2);
+    ht_sft_data_free(&data);
+    config.rejection_round = 3;
+    DO(ht_sft_load_demonstrations(&data, store, &config, f->tokenizer, &err_));
+    assert_int_equal(data.train.examples.count + data.held_out.examples.count, 4);
     ht_sft_data_free(&data);
 
     ht_error err = HT_ERROR_INIT;
