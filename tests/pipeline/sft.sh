@@ -1,0 +1,129 @@
+#!/usr/bin/env bash
+# Pretraining and fine-tuning with the real programs at miniature size: from text and CSV to model folders; killed without
+# warning and resumed, to the same bytes; stopped by a signal; and what wrong inputs say.
+# Usage: sft.sh BUILD_FOLDER
+set -u
+build=$1
+sft=$build/bin/halter-sft
+annotations=$build/bin/halter-annotations
+for program in "$sft" "$annotations"; do
+    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
+done
+work=$(mktemp -d /tmp/halter-sft-XXXXXX)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
+expect() {
+    local code=$1 text=$2 got
+    shift 2
+    "$@" > "$work/output" 2>&1
+    got=$?
+    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
+        fail "wanted exit code $code and \"$text\", got $got: $*"
+        tail -n 5 "$work/output"
+    fi
+}
+
+# same FOLDER_A FOLDER_B: the files that must not depend on where a run was stopped
+same() {
+    cmp "$1/model.safetensors" "$2/model.safetensors" || fail "weights differ: $1 $2"
+    cmp "$1/metrics.jsonl" "$2/metrics.jsonl" || fail "metrics differ: $1 $2"
+    [ ! -e "$2/state" ] || fail "$2/state is left"
+}
+
+# --- data: 120 documents and 60 demonstrations of a few words, drawn by a fixed rule
+awk 'BEGIN { split("the llama walks over a hill and eats grass while birds sing in old trees near water", w, " ");
+    for (d = 0; d < 120; d++) { line = ""; for (i = 0; i < 8 + d % 9; i++) line = line w[(d * 7 + i * i * 3 + i) % 17 + 1] " ";
+    print line "." } }' > "$work/text.txt"
+awk 'BEGIN { print "prompt,response,split"; split("one two three four five six seven eight nine ten", w, " ");
+    for (d = 0; d < 60; d++) printf "say %s and %s,the llama says %s and %s,%s\n", w[d % 10 + 1], w[int(d / 10) + 1],
+    w[d % 10 + 1], w[int(d / 10) + 1], d % 10 == 9 ? "test" : "train" }' > "$work/demonstrations.csv"
+expect 0 "" "$annotations" import --kind helpfulness --db "$work/p.db" "$work/demonstrations.csv"
+
+# --- pretraining
+pretrain=("$sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1)
+expect 0 "steps " "${pretrain[@]}" --out "$work/base" --dry-run
+[ ! -e "$work/base" ] || fail "a dry run wrote $work/base"
+expect 0 "model in" "${pretrain[@]}" --out "$work/base"
+for file in config.json model.safetensors tokenizer.model generation_config.json halter.json metrics.jsonl; do
+    [ -s "$work/base/$file" ] || fail "base/$file is missing"
+done
+expect 0 "finished" "${pretrain[@]}" --out "$work/base" --resume
+expect 2 "holds a model" "${pretrain[@]}" --out "$work/base"
+
+# kill_at FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then kills without warning
+kill_at() {
+    local folder=$1 step=$2 pid
+    shift 2
+    "$@" --out "$folder" > "$work/output" 2>&1 &
+    pid=$!
+    for _ in $(seq 2000); do
+        grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null && break
+        kill -0 $pid 2> /dev/null || break
+        sleep 0.005
+    done
+    kill -KILL $pid 2> /dev/null
+    wait $pid 2> /dev/null
+}
+
+for step in 1 7 12; do
+    kill_at "$work/killed-$step" $step "${pretrain[@]}"
+    expect 2 "--resume" "${pretrain[@]}" --out "$work/killed-$step"
+    expect 0 "model in" "${pretrain[@]}" --out "$work/killed-$step" --resume
+    same "$work/base" "$work/killed-$step"
+done
+# going on from a text: nothing is lost by giving a model
+expect 0 "model in" "${pretrain[@]}" --model "$work/base" --out "$work/more"
+
+# --- fine-tuning
+tune=("$sft" --config tests/pipeline/sft-tune.yaml --db "$work/p.db" --model "$work/base" --threads 1)
+expect 0 "model in" "${tune[@]}" --out "$work/sft"
+grep -q '"eval_loss"' "$work/sft/metrics.jsonl" || fail "no held-out evaluation"
+first=$(sed -n 's/^{"step":0,"eval_loss":\([0-9.e-]*\),.*/\1/p' "$work/sft/metrics.jsonl")
+last=$(sed -n 's/.*"eval_loss":\([0-9.e-]*\),.*/\1/p' "$work/sft/metrics.jsonl" | tail -n 1)
+awk -v a="$first" -v b="$last" 'BEGIN { exit !(b < a - 0.5) }' || fail "held-out loss went from $first to $last"
+kill_at "$work/sft-killed" 9 "${tune[@]}"
+expect 2 "optim.lr" "${tune[@]}" --out "$work/sft-killed" --resume --set optim.lr=1e-4
+expect 0 "model in" "${tune[@]}" --out "$work/sft-killed" --resume
+same "$work/sft" "$work/sft-killed"
+
+# a signal: the step ends, the state is saved, the exit code says which signal
+"${tune[@]}" --out "$work/sft-stopped" > "$work/output" 2>&1 &
+pid=$!
+for _ in $(seq 2000); do
+    grep -q '"step":3,' "$work/sft-stopped/metrics.jsonl" 2> /dev/null && break
+    sleep 0.005
+done
+kill -TERM $pid
+wait $pid
+code=$?
+[ $code -eq 143 ] || fail "exit code $code after SIGTERM"
+expect 0 "going on from step" "${tune[@]}" --out "$work/sft-stopped" --resume
+same "$work/sft" "$work/sft-stopped"
+
+# other data in the same database
+kill_at "$work/sft-other" 9 "${tune[@]}"
+printf 'prompt,response\nanother prompt,another answer\n' > "$work/more.csv"
+cp "$work/p.db" "$work/p2.db"
+expect 0 "" "$annotations" import --kind helpfulness --db "$work/p2.db" --split train "$work/more.csv"
+expect 2 "data has changed" "${tune[@]}" --db "$work/p2.db" --out "$work/sft-other" --resume
+
+# --- wrong inputs
+expect 2 "no data" "$sft" --out "$work/x"
+expect 2 "no model" "$sft" --db "$work/p.db" --out "$work/x"
+expect 4 "missing.db" "${tune[@]}" --db "$work/missing.db" --out "$work/x"
+expect 4 "missing.txt" "$sft" --text "$work/missing.txt" --model "$work/base" --out "$work/x" --set data.seq_len=64
+expect 2 "data.seq_len = 4096 is above the model's" "$sft" --db "$work/p.db" --model "$work/base" --out "$work/x"
+expect 3 "demonstration 1 " "${tune[@]}" --out "$work/x" --set data.seq_len=12
+expect 2 "train.micro_tokens" "${tune[@]}" --out "$work/x" --set train.micro_tokens=10
+expect 3 "fits the filter" "${tune[@]}" --out "$work/x" --set data.first_round=5
+expect 2 "data.origins" "${tune[@]}" --out "$work/x" --set data.origins=machine
+expect 2 'did you mean "optim.lr"' "${tune[@]}" --out "$work/x" --set optim.lrr=1
+expect 4 "/proc" "${tune[@]}" --out /proc/halter
+[ ! -e "$work/x/metrics.jsonl" ] || fail "a refused run left metrics"
+
+[ $failures -eq 0 ] && echo "sft: all as expected"
+exit $((failures > 0))
