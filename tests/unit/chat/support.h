@@ -1,0 +1,140 @@
+/*
+ * support.h: a small model folder with the tokenizer tests' tokenizer, and runs of halter-chat on it.
+ */
+#ifndef TESTS_UNIT_CHAT_SUPPORT_H
+#define TESTS_UNIT_CHAT_SUPPORT_H
+
+#include "tests/unit/tokenizer/trained.h"
+
+#include <unistd.h>
+
+#include "chat/chat.h"
+#include "core/base/log.h"
+#include "core/checkpoint/model_folder.h"
+
+enum { POSITIONS = 160 };
+
+typedef struct world {
+    fixture *tokenizer;
+    char model[96];
+} world;
+
+static char said[8192]; /* what the log got, one line after the other */
+
+static inline void keep_line(ht_log_level level, const char *line) {
+    size_t used = strlen(said);
+    (void)level;
+    snprintf(said + used, sizeof said - used, "%s\n", line);
+}
+
+static inline ht_status save_model(const world *w, ht_head head, const char *folder, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_backend *be = NULL;
+    ht_llama model = {0};
+    ht_arena arena;
+    ht_lineage lineage = {.stage = "sft"};
+    ht_llama_config config = {.vocab_size = ht_tokenizer_size(w->tokenizer->tokenizer),
+                              .dim = 32,
+                              .n_layers = 2,
+                              .n_heads = 4,
+                              .n_kv_heads = 2,
+                              .head_dim = 8,
+                              .ffn_dim = 64,
+                              .max_positions = POSITIONS,
+                              .norm_eps = 1e-5,
+                              .rope_theta = 10000,
+                              .bos_id = 1,
+                              .eos_id = 2,
+                              .head = head};
+    ht_arena_init(&arena, 0);
+    HT_TRY(ht_backend_open(&be, HT_BACKEND_CPU, 1, err));
+    ht_backend_arena(be, &arena);
+    HT_TRY(ht_llama_init(&model, be, &arena, &config, HT_F32, err));
+    HT_TRY(ht_llama_randomize(&model, 5, err));
+    if (head == HT_HEAD_LM) { /* wider logits: draws differ */
+        ht_tensor output = ht_params_tensor(&model.weights, ht_layout_output(&model.layout));
+        for (int64_t i = 0; i < output.rows * output.cols; i++)
+            ((float *)output.data)[i] *= 20;
+    }
+    HT_TRY(ht_model_folder_save(folder, &model, HT_F32, w->tokenizer->model_path, &lineage, err));
+done:
+    ht_llama_free(&model);
+    ht_arena_clear(&arena);
+    ht_backend_close(be);
+    return status;
+}
+
+static inline int world_make(void **state) {
+    world *w = calloc(1, sizeof *w);
+    ht_error err = HT_ERROR_INIT;
+    void *tokenizer = NULL;
+    if (fixture_make(&tokenizer)) return -1;
+    w->tokenizer = tokenizer;
+    snprintf(w->model, sizeof w->model, "%s/model", w->tokenizer->folder);
+    ht_log_set_sink(keep_line);
+    *state = w;
+    return save_model(w, HT_HEAD_LM, w->model, &err) == HT_OK ? 0 : -1;
+}
+
+static inline int world_drop(void **state) {
+    world *w = *state;
+    void *tokenizer = w->tokenizer;
+    ht_log_set_sink(NULL);
+    free(w);
+    return fixture_drop(&tokenizer);
+}
+
+/* A finished run. */
+typedef struct outcome {
+    ht_status status;
+    char message[1024];
+    char *out; /* of `size` bytes and a NUL */
+    size_t size;
+} outcome;
+
+static inline void outcome_release(outcome *o) {
+    free(o->out);
+    o->out = NULL;
+}
+
+/* Runs with command-line words (NULL-terminated, --model and --threads are added) and `input` on standard
+ * input. */
+static inline outcome run_chat(const world *w, const char *input, const char *const *words) {
+    outcome o = {0};
+    ht_error err = HT_ERROR_INIT;
+    ht_chat_config config = {0};
+    json_t *resolved = NULL;
+    char **arguments = NULL;
+    size_t argument_count = 0;
+    char *argv[32] = {(char *)"halter-chat", (char *)"--model", (char *)w->model, (char *)"--threads",
+                      (char *)"1"};
+    int argc = 5, ends[2];
+    for (; words && *words; words++)
+        argv[argc++] = (char *)*words;
+    said[0] = '\0';
+    o.status =
+        ht_config_parse(&ht_chat_command, argc, argv, &config, &resolved, &arguments, &argument_count, &err);
+    if (o.status == HT_OK) {
+        assert_int_equal(pipe(ends), 0);
+        assert_int_equal(write(ends[1], input, strlen(input)), strlen(input));
+        close(ends[1]);
+        FILE *out = open_memstream(&o.out, &o.size);
+        ht_chat_streams streams = {.in = ends[0], .out = out};
+        o.status = ht_chat_run(&config, &streams, &err);
+        fclose(out);
+        close(ends[0]);
+    }
+    memcpy(o.message, err.message, sizeof o.message);
+    json_decref(resolved);
+    free(arguments);
+    ht_config_release(&ht_chat_command, &config);
+    return o;
+}
+
+#define RUN(w, input, ...) run_chat(w, input, (const char *const[]){__VA_ARGS__, NULL})
+
+static inline void assert_run(const outcome *o) {
+    if (o->status != HT_OK) fail_msg("status %d: %s", (int)o->status, o->message);
+}
+
+#endif
