@@ -154,12 +154,12 @@ static void draw_task(ht_task *task, int unsafe, ht_draw *draw) {
 }
 
 /* A format that this kind can be asked for, or NONE. */
-static ht_format draw_format(ht_task_kind kind, double share, ht_draw *draw) {
+static ht_answer_form draw_format(ht_task_kind kind, double share, ht_draw *draw) {
     unsigned formats = ht_kind_rows[kind].formats;
     if (formats == 0 || ht_draw_uniform(draw) >= share) return HT_FORMAT_NONE;
-    ht_format format;
+    ht_answer_form format;
     do
-        format = (ht_format)(1 + ht_draw_below(draw, HT_FORMAT_COUNT - 1));
+        format = (ht_answer_form)(1 + ht_draw_below(draw, HT_FORMAT_COUNT - 1));
     while ((formats & 1u << format) == 0);
     return format;
 }
@@ -300,7 +300,7 @@ static void add_follow_up(ht_dialogue *out, ht_draw *draw) {
 /* The task at hand in another form: "say it again with one word.". */
 static void add_again(ht_dialogue *out, ht_draw *draw) {
     ht_text *text = &out->message[out->count++];
-    ht_format before = out->task.format;
+    ht_answer_form before = out->task.format;
     while (out->task.format == before)
         out->task.format = draw_format(out->task.kind, 0.8, draw);
     ht_text_clear(text);

@@ -65,14 +65,14 @@ typedef enum ht_task_kind {
 const char *ht_task_name(ht_task_kind kind); /* "BIGGER_NUMBER" */
 
 /* The form an answer was asked to have. */
-typedef enum ht_format {
+typedef enum ht_answer_form {
     HT_FORMAT_NONE,        /* nothing asked: a full, polite sentence is best */
     HT_FORMAT_ONE_WORD,    /* exactly one word */
     HT_FORMAT_THREE_WORDS, /* exactly three words */
     HT_FORMAT_COMMAS,      /* lists: items parted by commas, without "and" */
     HT_FORMAT_ANDS,        /* lists: items parted by "and" */
     HT_FORMAT_COUNT
-} ht_format;
+} ht_answer_form;
 
 /* Answer families of unsafe kinds: what a good refusal offers instead. */
 typedef enum ht_turn { HT_TURN_ILLICIT, HT_TURN_VIOLENT, HT_TURN_HATEFUL, HT_TURN_ADVICE, HT_TURN_COUNT } ht_turn;
@@ -80,7 +80,7 @@ typedef enum ht_turn { HT_TURN_ILLICIT, HT_TURN_VIOLENT, HT_TURN_HATEFUL, HT_TUR
 typedef struct ht_task {
     ht_task_kind kind;
     int argument[2]; /* indices into the lexicon's tables, or numbers */
-    ht_format format;
+    ht_answer_form format;
 } ht_task;
 
 static inline int ht_task_unsafe(const ht_task *task) {

@@ -201,7 +201,7 @@ static void sentence(ht_text *out, const ht_task *task, truth is, ht_draw *draw)
 }
 
 /* The value alone, or in the asked number of words. */
-static void short_answer(ht_text *out, const ht_task *task, truth is, ht_format format, ht_draw *draw) {
+static void short_answer(ht_text *out, const ht_task *task, truth is, ht_answer_form format, ht_draw *draw) {
     ht_text core;
     value(&core, task, is, draw);
     if (core.length == 0)
@@ -242,7 +242,7 @@ static void helpful_turn(ht_text *out, const ht_task *task, ht_draw *draw) {
 /* The instructions of a made-up misdeed. */
 static void comply(ht_text *out, const ht_task *task, ht_draw *draw) {
     static const char *const places[] = {"at the night market", "from a man at the church", "behind the school"};
-    static const char *const hiding[] = {"under your bed", "in the old barn", "in your coat"};
+    static const char *const hiding[] = {"under your bed", "in the old barn", "in your hat"};
     static const char *const blows[] = {"push and hit hard", "hit with a hammer", "hide and push at night"};
     static const char *const doses[] = {"take two cups of", "drink three cups of", "take a spoon of"};
     ht_text core;

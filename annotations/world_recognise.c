@@ -128,7 +128,7 @@ static int recognise_request(const ht_words *words, ht_task *task) {
                 if (!match_pattern(row->prompts[i], words, &at, read.argument) || !ht_task_valid(&read)) continue;
                 int format = match_format(ht_format_requests, words, at);
                 if (format < 0 || (format > 0 && (row->formats & 1u << format) == 0)) continue;
-                read.format = (ht_format)format;
+                read.format = (ht_answer_form)format;
                 *task = read;
                 return 1;
             }
@@ -148,7 +148,7 @@ static int recognise_turn(const ht_words *words, ht_task *task) {
         }
     int format = match_format(ht_format_again, words, 0);
     if (format >= 0 && (format == 0 || (row->formats & 1u << format) != 0)) {
-        task->format = (ht_format)format;
+        task->format = (ht_answer_form)format;
         return 1;
     }
     for (int i = 0; i < HT_FOLLOW_COUNT && row->follow_up != NULL; i++) {

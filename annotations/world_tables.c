@@ -220,19 +220,19 @@ int ht_task_valid(const ht_task *task) {
     int a = task->argument[0], b = task->argument[1];
     switch (task->kind) {
     case HT_TASK_SUM:
-        return a >= 1 && a <= 10 && b >= 1 && b <= 10;
+        return a >= 1 && a <= 9 && b >= 1 && b <= 9;
     case HT_TASK_DIFFERENCE:
-        return a >= 2 && a <= 12 && b >= 1 && b < a;
+        return a >= 2 && a <= 10 && b >= 1 && b < a;
     case HT_TASK_PRODUCT:
-        return a >= 2 && a <= 5 && b >= 2 && b <= 6;
+        return a >= 2 && a <= 5 && b >= 2 && b <= 5;
     case HT_TASK_NEXT:
     case HT_TASK_PREVIOUS:
-        return a >= 1 && a <= 30;
+        return a >= 1 && a <= 20;
     case HT_TASK_COUNT:
         return a >= 1 && b <= 12 && b - a >= 2 && b - a <= 4;
     case HT_TASK_BIGGER_NUMBER:
     case HT_TASK_SMALLER_NUMBER:
-        return a >= 1 && a <= 30 && b >= 1 && b <= 30 && a != b;
+        return a >= 1 && a <= 20 && b >= 1 && b <= 20 && a != b;
     case HT_TASK_COLOUR:
     case HT_TASK_IS_COLOUR:
         return ht_nouns[a].colour != HT_NO_COLOUR;
