@@ -43,10 +43,31 @@ static void test_signals__second_one_leaves_at_once(void **state) {
     assert_int_equal(exit_code(SIGTERM, SIGINT), 130);
 }
 
+static void test_signals__a_request_that_was_met_is_forgotten(void **state) {
+    (void)state;
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
+        ht_signals_install();
+        for (int i = 0; i < 2; i++) { /* the second is a first one again */
+            raise(SIGINT);
+            if (ht_stop_requested() != HT_INTERRUPTED) _exit(1);
+            ht_stop_forget();
+            if (ht_stop_requested() != HT_OK) _exit(2);
+        }
+        _exit(7);
+    }
+    int result = -1;
+    assert_int_equal(waitpid(child, &result, 0), child);
+    assert_true(WIFEXITED(result));
+    assert_int_equal(WEXITSTATUS(result), 7);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_signals__first_one_asks),
         cmocka_unit_test(test_signals__second_one_leaves_at_once),
+        cmocka_unit_test(test_signals__a_request_that_was_met_is_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

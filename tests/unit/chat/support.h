@@ -97,9 +97,9 @@ static inline void outcome_release(outcome *o) {
     o->out = NULL;
 }
 
-/* Runs with command-line words (NULL-terminated, --model and --threads are added) and `input` on standard
- * input. */
-static inline outcome run_chat(const world *w, const char *input, const char *const *words) {
+/* Runs with command-line words (NULL-terminated; --model and --threads are added), `input` on standard input.
+ */
+static inline outcome run_chat_to(const world *w, const char *input, const char *const *words, FILE *out) {
     outcome o = {0};
     ht_error err = HT_ERROR_INIT;
     ht_chat_config config = {0};
@@ -118,16 +118,26 @@ static inline outcome run_chat(const world *w, const char *input, const char *co
         assert_int_equal(pipe(ends), 0);
         assert_int_equal(write(ends[1], input, strlen(input)), strlen(input));
         close(ends[1]);
-        FILE *out = open_memstream(&o.out, &o.size);
         ht_chat_streams streams = {.in = ends[0], .out = out};
         o.status = ht_chat_run(&config, &streams, &err);
-        fclose(out);
         close(ends[0]);
     }
     memcpy(o.message, err.message, sizeof o.message);
     json_decref(resolved);
     free(arguments);
     ht_config_release(&ht_chat_command, &config);
+    return o;
+}
+
+/* The same, and what was written is kept. */
+static inline outcome run_chat(const world *w, const char *input, const char *const *words) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    outcome o = run_chat_to(w, input, words, out);
+    fclose(out);
+    o.out = text;
+    o.size = size;
     return o;
 }
 
