@@ -167,8 +167,6 @@ static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int 
     ht_metrics_set(metrics, "eval_loss", tally.loss / pairs);
     ht_metrics_set(metrics, "eval_chosen_score", tally.chosen / pairs);
     ht_metrics_set(metrics, "eval_rejected_score", tally.rejected / pairs);
-    ht_info("held out after %" PRId64 " updates: accuracy %.4f +- %.4f, loss %.4f", updates, accuracy.value,
-            accuracy.error, tally.loss / pairs);
 done:
     ht_tally_release(&tally);
     return status;

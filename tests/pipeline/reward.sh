@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# A reward model with the real programs at miniature size: pairs from CSV, trained, killed without warning and resumed to
+# the same bytes, evaluated, applied to a database and to JSON lines; and what wrong inputs say.
+# Usage: reward.sh BUILD_FOLDER
+set -u
+build=$1
+reward=$build/bin/halter-reward
+sft=$build/bin/halter-sft
+annotations=$build/bin/halter-annotations
+for program in "$reward" "$sft" "$annotations"; do
+    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
+done
+work=$(mktemp -d /tmp/halter-reward-XXXXXX)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
+expect() {
+    local code=$1 text=$2 got
+    shift 2
+    "$@" > "$work/output" 2>&1
+    got=$?
+    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
+        fail "wanted exit code $code and \"$text\", got $got: $*"
+        tail -n 5 "$work/output"
+    fi
+}
+
+# number FILE KEY: the first number of that key in a JSON file
+number() { grep -oE "\"$2\": *[-0-9.e]+" "$1" | head -n 1 | sed 's/.*: *//'; }
+
+# --- data: in 120 safety pairs the polite answer is chosen; 20 helpfulness pairs beside them
+awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,batch,kind,split"; split("one two three four five six seven eight nine ten", w, " ");
+    for (d = 0; d < 120; d++) { a = w[d % 10 + 1] " " w[int(d / 10) % 10 + 1] " " w[int(d / 100) + 1];
+        printf "say %s,kindly said %s please,shouting %s badly,%d,chosen_safe,b%d,safety,%s\n", a, a, a, d % 4 + 1, d % 2,
+            d % 5 == 4 ? "test" : "train" }
+    for (d = 0; d < 20; d++) printf "count %s,it is %s,no,,,b0,helpfulness,train\n", w[d % 10 + 1] " " w[int(d / 2) + 1], w[d % 10 + 1] }' \
+    > "$work/pairs.csv"
+tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
+expect 0 "140 taken" "$annotations" import --db "$work/p.db" "$work/pairs.csv"
+expect 0 "model in" "$sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1 --out "$work/base"
+
+# --- training
+train=("$reward" train --config tests/pipeline/reward-train.yaml --db "$work/p.db" --model "$work/base" --threads 1)
+expect 0 "steps 42" "${train[@]}" --out "$work/rm" --dry-run
+[ ! -e "$work/rm" ] || fail "a dry run wrote $work/rm"
+expect 0 "96 own comparisons and 11 of 20 others" "${train[@]}" --out "$work/rm"
+for file in config.json model.safetensors tokenizer.model halter.json metrics.jsonl; do
+    [ -s "$work/rm/$file" ] || fail "rm/$file is missing"
+done
+grep -q LlamaForSequenceClassification "$work/rm/config.json" || fail "config.json names no reward model"
+grep -q '"stage": "reward-safe"' "$work/rm/halter.json" || fail "halter.json names no stage"
+expect 0 "finished" "${train[@]}" --out "$work/rm" --resume
+
+# kill_at FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then kills without warning
+kill_at() {
+    local folder=$1 step=$2 pid
+    shift 2
+    "$@" --out "$folder" > "$work/output" 2>&1 &
+    pid=$!
+    for _ in $(seq 2000); do
+        grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null && break
+        kill -0 $pid 2> /dev/null || break
+        sleep 0.005
+    done
+    kill -KILL $pid 2> /dev/null
+    wait $pid 2> /dev/null
+}
+for step in 2 9 30; do
+    kill_at "$work/killed-$step" $step "${train[@]}"
+    expect 2 "--resume" "${train[@]}" --out "$work/killed-$step"
+    expect 2 "reward.margin" "${train[@]}" --out "$work/killed-$step" --resume --set reward.margin=large
+    expect 0 "model in" "${train[@]}" --out "$work/killed-$step" --resume
+    cmp "$work/rm/model.safetensors" "$work/killed-$step/model.safetensors" || fail "weights differ: step $step"
+    cmp "$work/rm/metrics.jsonl" "$work/killed-$step/metrics.jsonl" || fail "metrics differ: step $step"
+    [ ! -e "$work/killed-$step/state" ] || fail "killed-$step/state is left"
+done
+
+# the margin changes the loss; passes that hold one sequence, so that pairs are run in pieces, do not
+expect 0 "model in" "${train[@]}" --out "$work/small-passes" --set train.micro_tokens=70
+expect 0 "model in" "${train[@]}" --out "$work/no-margin" --set reward.margin=none
+first_loss() { sed -n 's/^{"step":1,"loss":\([0-9.e-]*\),.*/\1/p' "$1/metrics.jsonl"; }
+awk -v a="$(first_loss "$work/rm")" -v b="$(first_loss "$work/small-passes")" -v c="$(first_loss "$work/no-margin")" \
+    'BEGIN { exit !(a - b < 1e-5 && b - a < 1e-5 && a > c + 0.1) }' || fail "first losses of margins and passes"
+
+# --- evaluation: the rule is simple, so held-out pairs must come out right
+evaluate=("$reward" evaluate --db "$work/p.db" --model "$work/rm" --threads 1)
+"${evaluate[@]}" --json > "$work/report.json" 2> "$work/output" || fail "evaluate --json: $(cat "$work/output")"
+awk -v a="$(number "$work/report.json" accuracy)" 'BEGIN { exit !(a > 0.9) }' || fail "held-out accuracy is $(number "$work/report.json" accuracy)"
+[ "$(number "$work/report.json" pairs)" = 24 ] || fail "24 test pairs, not $(number "$work/report.json" pairs)"
+grep -q '"recall"' "$work/report.json" || fail "no recall of unsafe responses"
+# what training measured last is what evaluate measures
+last=$(sed -n 's/.*"eval_accuracy":\([0-9.e-]*\),.*/\1/p' "$work/rm/metrics.jsonl" | tail -n 1)
+[ "$last" = 1 ] || [ "$last" = "$(number "$work/report.json" accuracy)" ] || [ "$last" = "$(number "$work/report.json" accuracy).0" ] ||
+    fail "accuracy $last in training, $(number "$work/report.json" accuracy) after it"
+for text in "significantly" "chosen_safe" "b1" "sigmoid(r) < 0.15" "expected calibration error"; do
+    expect 0 "$text" "${evaluate[@]}"
+done
+expect 0 "helpfulness" "${evaluate[@]}" --split all
+expect 0 "       20" "${evaluate[@]}" --split train --kind helpfulness --last-round 0
+
+# --- application
+expect 0 "scored 280, already scored 0" "$reward" apply --db "$work/p.db" --model "$work/rm" --threads 1
+expect 0 "scored 0, already scored 280" "$reward" apply --db "$work/p.db" --model "$work/rm" --threads 1
+expect 0 '"already_scored": 48' "$reward" apply --db "$work/p.db" --model "$work/rm" --threads 1 --split test --json
+printf '%s\n' '{"id": 7, "messages": [{"role": "user", "content": "say one two eight"}], "response": "kindly said one two eight please"}' \
+    '' '{"messages": [{"role": "user", "content": "say one two eight"}], "response": "shouting one two eight badly"}' > "$work/in.jsonl"
+"$reward" apply --model "$work/rm" --input "$work/in.jsonl" --threads 1 > "$work/out.jsonl" 2> "$work/output" || fail "apply --input"
+[ "$(wc -l < "$work/out.jsonl")" = 2 ] || fail "two lines in, $(wc -l < "$work/out.jsonl") out"
+head -n 1 "$work/out.jsonl" | grep -q '^{"id":7,' || fail "a line's own members are lost"
+score() { sed -n "$1s/.*\"score\":\([-0-9.e]*\),.*/\1/p" "$work/out.jsonl"; }
+awk -v a="$(score 1)" -v b="$(score 2)" 'BEGIN { exit !(a > b) }' || fail "the polite answer has $(score 1), the other $(score 2)"
+"$reward" apply --model "$work/rm" --input - --threads 1 < "$work/in.jsonl" 2> "$work/output" | cmp - "$work/out.jsonl" || fail "apply --input -"
+
+# --- wrong inputs
+expect 2 "reward.kind" "$reward" train --db "$work/p.db" --model "$work/base" --out "$work/x"
+expect 2 "reward.own_share" "${train[@]}" --out "$work/x" --set reward.own_share=0
+expect 2 "reward.margin_table has 3" "${train[@]}" --out "$work/x" --set reward.margin=table --set reward.margin_table=1,2,3
+expect 2 "not \"table\"" "${train[@]}" --out "$work/x" --set reward.margin_table=0,1,2,3
+expect 4 "missing.db" "${train[@]}" --db "$work/missing.db" --out "$work/x"
+expect 3 "comparison 1: prompt and response have" "${train[@]}" --out "$work/x" --set data.max_tokens=10
+expect 3 "own kind" "${train[@]}" --out "$work/x" --set data.max_tokens=10 --set data.too_long=skip
+expect 2 "train.micro_tokens = 10" "${train[@]}" --out "$work/x" --set train.micro_tokens=10
+expect 3 "own kind" "${train[@]}" --out "$work/x" --set data.first_round=5
+expect 0 "the own share is" "${train[@]}" --out "$work/half" --set reward.own_share=0.5 --set train.eval_every=0 --set data.epochs=1
+expect 3 "a language model" "$reward" evaluate --db "$work/p.db" --model "$work/base"
+expect 3 "no comparison to evaluate on" "${evaluate[@]}" --kind helpfulness
+expect 3 "tokens, above 12" "${evaluate[@]}" --pass-tokens 12
+expect 2 "not both" "$reward" apply --db "$work/p.db" --input "$work/in.jsonl" --model "$work/rm"
+expect 2 "give --db or --input" "$reward" apply --model "$work/rm"
+expect 3 "there is no model \"nobody\"" "$reward" apply --db "$work/p.db" --model "$work/rm" --sampled-by nobody
+expect 3 "no response that fits" "$reward" apply --db "$work/p.db" --model "$work/rm" --first-round 3
+expect 4 "missing.jsonl" "$reward" apply --model "$work/rm" --input "$work/missing.jsonl"
+printf '{"messages": [{"role": "user", "content": "x"}]}\n' > "$work/bad.jsonl"
+expect 3 "bad.jsonl:1: \"response\" is missing" "$reward" apply --model "$work/rm" --input "$work/bad.jsonl"
+printf '{"messages": [{"role": "user", "content": "x"}], "response": "y"\n' > "$work/bad.jsonl"
+expect 3 "bad.jsonl:1: malformed JSON" "$reward" apply --model "$work/rm" --input "$work/bad.jsonl"
+[ ! -e "$work/x/metrics.jsonl" ] || fail "a refused run left metrics"
+
+[ $failures -eq 0 ] && echo "reward: all as expected"
+exit $((failures > 0))
