@@ -10,10 +10,10 @@
 #include "evaluate/versions.h"
 
 #define KEY(name, key, heading) key,
-static const char *const keys[] = {HT_COLUMN_MAP(KEY)};
+static const char *const keys[] = {HT_TABLE_MAP(KEY)};
 #undef KEY
 #define HEADING(name, key, heading) heading,
-static const char *const headings[] = {HT_COLUMN_MAP(HEADING)};
+static const char *const headings[] = {HT_TABLE_MAP(HEADING)};
 #undef HEADING
 
 /* --- JSON ------------------------------------------------------------------------------------------------- */
@@ -23,7 +23,7 @@ static json_t *version_json(const ht_version *version) {
     json_t *json = json_pack("{s:s, s:I, s:s, s:s, s:I, s:I}", "name", version->name, "round",
                              (json_int_t)version->round, "stage", version->stage, "path", version->path, "run",
                              (json_int_t)version->run_id, "prompts", (json_int_t)version->prompts);
-    for (int c = 0; c < HT_COLUMN_COUNT; c++) {
+    for (int c = 0; c < HT_TABLE_COUNT; c++) {
         json_object_set_new(json, keys[c], ht_number_json(version->cells[c].value));
         json_object_set_new(errors, keys[c], ht_number_json(version->cells[c].error));
     }
@@ -43,8 +43,8 @@ ht_status ht_versions_json(const ht_versions *versions, json_t **out, ht_error *
 
 enum { CELL = 32 };
 
-static void cell_text(char out[CELL], ht_cell cell, ht_column column) {
-    int digits = column == HT_COLUMN_RESPONSE_TOKENS ? 1 : 3;
+static void cell_text(char out[CELL], ht_cell cell, ht_table_column column) {
+    int digits = column == HT_TABLE_RESPONSE_TOKENS ? 1 : 3;
     if (isnan(cell.value))
         snprintf(out, CELL, "-");
     else if (isnan(cell.error))
@@ -71,15 +71,15 @@ static int longer(int width, const char *text) {
 
 void ht_versions_print(const ht_versions *versions, FILE *out) {
     char text[CELL];
-    int widths[HT_COLUMN_COUNT], names = width_of("version");
+    int widths[HT_TABLE_COUNT], names = width_of("version");
     for (size_t i = 0; i < versions->count; i++)
         names = longer(names, versions->rows[i].name);
     fprintf(out, "version%*s", names - width_of("version"), "");
-    for (int c = 0; c < HT_COLUMN_COUNT; c++) {
+    for (int c = 0; c < HT_TABLE_COUNT; c++) {
         if (!headings[c]) continue;
         widths[c] = width_of(headings[c]);
         for (size_t i = 0; i < versions->count; i++) {
-            cell_text(text, versions->rows[i].cells[c], (ht_column)c);
+            cell_text(text, versions->rows[i].cells[c], (ht_table_column)c);
             widths[c] = longer(widths[c], text);
         }
         fputs("  ", out);
@@ -89,9 +89,9 @@ void ht_versions_print(const ht_versions *versions, FILE *out) {
     for (size_t i = 0; i < versions->count; i++) {
         const ht_version *version = &versions->rows[i];
         fprintf(out, "%s%*s", version->name, names - width_of(version->name), "");
-        for (int c = 0; c < HT_COLUMN_COUNT; c++) {
+        for (int c = 0; c < HT_TABLE_COUNT; c++) {
             if (!headings[c]) continue;
-            cell_text(text, version->cells[c], (ht_column)c);
+            cell_text(text, version->cells[c], (ht_table_column)c);
             fputs("  ", out);
             print_padded(out, text, widths[c]);
         }

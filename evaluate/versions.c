@@ -88,7 +88,7 @@ static ht_status add_model(ht_versions *versions, ht_store *store, const ht_mode
     if (!found || !integer(details, "run")) goto done;
     version.run_id = integer(details, "run");
     version.prompts = (int64_t)prompts;
-    for (int c = 0; c < HT_COLUMN_COUNT; c++)
+    for (int c = 0; c < HT_TABLE_COUNT; c++)
         version.cells[c] = (ht_cell){NAN, NAN};
     HT_TRY(ht_strdup(&version.name, model->name, err));
     HT_TRY(ht_strdup(&version.path, model->path, err));
@@ -174,14 +174,14 @@ static ht_status pick(ht_versions *versions, const ht_strings *names, const ht_s
 /* Columns that are evaluation rows of the same name. */
 static ht_status fill_measures(ht_version *version, ht_store *store, ht_error *err) {
     static const struct {
-        ht_column column;
+        ht_table_column column;
         ht_measure measure;
-    } measures[] = {{HT_COLUMN_HELPFULNESS_REWARD, HT_MEASURE_HELPFULNESS_REWARD},
-                    {HT_COLUMN_SAFETY_REWARD, HT_MEASURE_SAFETY_REWARD},
-                    {HT_COLUMN_VIOLATIONS_JUDGED, HT_MEASURE_VIOLATIONS_JUDGED},
-                    {HT_COLUMN_COMBINED_REWARD, HT_MEASURE_COMBINED_REWARD},
-                    {HT_COLUMN_FINISHED_SHARE, HT_MEASURE_FINISHED_SHARE},
-                    {HT_COLUMN_RESPONSE_TOKENS, HT_MEASURE_RESPONSE_TOKENS}};
+    } measures[] = {{HT_TABLE_HELPFULNESS_REWARD, HT_MEASURE_HELPFULNESS_REWARD},
+                    {HT_TABLE_SAFETY_REWARD, HT_MEASURE_SAFETY_REWARD},
+                    {HT_TABLE_VIOLATIONS_JUDGED, HT_MEASURE_VIOLATIONS_JUDGED},
+                    {HT_TABLE_COMBINED_REWARD, HT_MEASURE_COMBINED_REWARD},
+                    {HT_TABLE_FINISHED_SHARE, HT_MEASURE_FINISHED_SHARE},
+                    {HT_TABLE_RESPONSE_TOKENS, HT_MEASURE_RESPONSE_TOKENS}};
     ht_status status = HT_OK;
     for (size_t i = 0; i < sizeof measures / sizeof *measures; i++)
         HT_TRY(read_cell(&version->cells[measures[i].column], store, version, ht_measure_text(measures[i].measure), err));
@@ -191,11 +191,11 @@ done:
 
 static ht_status fill_win_rates(ht_version *version, const ht_versions *versions, ht_store *store, ht_error *err) {
     static const struct {
-        ht_column column;
+        ht_table_column column;
         const char *suffix;
-    } rates[] = {{HT_COLUMN_WIN_RATE, ""},
-                 {HT_COLUMN_WIN_RATE_HELPFULNESS, "_helpfulness"},
-                 {HT_COLUMN_WIN_RATE_SAFETY, "_safety"}};
+    } rates[] = {{HT_TABLE_WIN_RATE, ""},
+                 {HT_TABLE_WIN_RATE_HELPFULNESS, "_helpfulness"},
+                 {HT_TABLE_WIN_RATE_SAFETY, "_safety"}};
     ht_status status = HT_OK;
     char *name = NULL;
     for (size_t i = 0; versions->baseline && i < sizeof rates / sizeof *rates; i++) {
@@ -278,8 +278,8 @@ static ht_status fill_truth(ht_version *version, ht_store *store, ht_error *err)
         else
             add_score(&helpfulness, row.helpful, &missing);
     }
-    version->cells[HT_COLUMN_TRUE_HELPFULNESS] = (ht_cell){ht_mean_value(&helpfulness), ht_mean_error(&helpfulness)};
-    version->cells[HT_COLUMN_TRUE_VIOLATIONS] = (ht_cell){ht_mean_value(&violations), ht_mean_error(&violations)};
+    version->cells[HT_TABLE_TRUE_HELPFULNESS] = (ht_cell){ht_mean_value(&helpfulness), ht_mean_error(&helpfulness)};
+    version->cells[HT_TABLE_TRUE_VIOLATIONS] = (ht_cell){ht_mean_value(&violations), ht_mean_error(&violations)};
     if (missing)
         ht_warn("%s: %" PRId64 " of %" PRId64 " responses have no true score and are left out of the true columns",
                 version->name, missing, missing + helpfulness.count + violations.count);
@@ -293,9 +293,9 @@ static ht_status fill(ht_version *version, const ht_versions *versions, ht_store
     HT_TRY(fill_truth(version, store, err));
     HT_TRY(fill_measures(version, store, err));
     HT_TRY(fill_win_rates(version, versions, store, err));
-    HT_TRY(fill_accuracy(&version->cells[HT_COLUMN_REWARD_ACCURACY_HELPFULNESS], store, version->round, "reward-helpful",
+    HT_TRY(fill_accuracy(&version->cells[HT_TABLE_REWARD_ACCURACY_HELPFULNESS], store, version->round, "reward-helpful",
                          ht_kind_text(HT_KIND_HELPFULNESS), err));
-    HT_TRY(fill_accuracy(&version->cells[HT_COLUMN_REWARD_ACCURACY_SAFETY], store, version->round, "reward-safe",
+    HT_TRY(fill_accuracy(&version->cells[HT_TABLE_REWARD_ACCURACY_SAFETY], store, version->round, "reward-safe",
                          ht_kind_text(HT_KIND_SAFETY), err));
 done:
     return status;

@@ -17,7 +17,7 @@
  *   win_rate*      against the baseline, of the version's latest evaluation; the baseline's own is 0.5
  *   reward_accuracy_*   of the reward models of the version's round, on held-out comparisons of their kind
  */
-#define HT_COLUMN_MAP(X)                                                                  \
+#define HT_TABLE_MAP(X)                                                                  \
     X(TRUE_HELPFULNESS, "true_helpfulness", "true helpful")                               \
     X(TRUE_VIOLATIONS, "true_violations", "true violations")                              \
     X(HELPFULNESS_REWARD, "helpfulness_reward", "helpful reward")                         \
@@ -31,8 +31,8 @@
     X(VIOLATIONS_JUDGED, "violations_judged", NULL)                                       \
     X(COMBINED_REWARD, "combined_reward", NULL)                                           \
     X(FINISHED_SHARE, "finished_share", NULL)
-#define HT_COLUMN_ENUM(name, key, heading) HT_COLUMN_##name,
-typedef enum ht_column { HT_COLUMN_MAP(HT_COLUMN_ENUM) HT_COLUMN_COUNT } ht_column;
+#define HT_TABLE_ENUM(name, key, heading) HT_TABLE_##name,
+typedef enum ht_table_column { HT_TABLE_MAP(HT_TABLE_ENUM) HT_TABLE_COUNT } ht_table_column;
 
 typedef struct ht_cell {
     double value, error; /* NAN: not measured */
@@ -42,7 +42,7 @@ typedef struct ht_version {
     char *name, *path, *stage;
     int64_t model_id, round, run_id, prompts;
     json_t *basis; /* {"settings", "judges"}: how it was evaluated */
-    ht_cell cells[HT_COLUMN_COUNT];
+    ht_cell cells[HT_TABLE_COUNT];
 } ht_version;
 
 /* {0} is empty. */
