@@ -65,7 +65,7 @@ static ht_status page_add(growing *page, const char *text, ht_error *err) {
     return HT_OK;
 }
 
-static ht_status page_add_text(growing *page, const char *before, const ht_text *text, ht_error *err) {
+static ht_status page_add_text(growing *page, const char *before, const ht_phrase *text, ht_error *err) {
     if (text->overflow)
         return ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes", HT_WORLD_TEXT);
     ht_status status = page_add(page, before, err);
@@ -73,8 +73,8 @@ static ht_status page_add_text(growing *page, const char *before, const ht_text 
 }
 
 /* A last answer of web quality to a dialogue. */
-static void web_answer(ht_text *out, const ht_task *task, ht_draw *draw) {
-    ht_text_clear(out);
+static void web_answer(ht_phrase *out, const ht_task *task, ht_draw *draw) {
+    ht_phrase_clear(out);
     ht_world_answer(out, task, draw_quality(&web, task, draw), draw);
 }
 
@@ -120,11 +120,11 @@ static ht_status write_facts(growing *page, ht_draw *draw, ht_error *err) {
     int about = numbers + ht_draw_below(draw, subject->values);
     for (int i = 0; i < sentences; i++) {
         ht_task task;
-        ht_text sentence;
+        ht_phrase sentence;
         if (subject->kinds == 1) about = ht_draw_below(draw, subject->values);
         if (!draw_fact(&task, subject, about, draw)) continue;
         ht_quality quality = ht_draw_uniform(draw) < 0.04 ? HT_QUALITY_WRONG : HT_QUALITY_COMPLY;
-        ht_text_clear(&sentence);
+        ht_phrase_clear(&sentence);
         ht_world_answer(&sentence, &task, quality, draw);
         ht_status status = page_add_text(page, page->length > 0 ? " " : "", &sentence, err);
         if (status != HT_OK) return status;
@@ -136,7 +136,7 @@ static ht_status write_facts(growing *page, ht_draw *draw, ht_error *err) {
 static ht_status write_dialogue(growing *page, ht_dialogue *dialogue, ht_draw *draw, ht_error *err) {
     int chat = ht_draw_uniform(draw) < 0.5, rounds = 1 + ht_draw_below(draw, 3);
     for (int r = 0; r < rounds; r++) {
-        ht_text answer;
+        ht_phrase answer;
         ht_world_draw_dialogue(dialogue, ht_draw_uniform(draw) < 0.2, draw);
         for (int i = 0; i < dialogue->count; i++) {
             const char *question = chat ? "[INST] " : "question: ", *reply = chat ? " [/INST] " : " answer: ";
@@ -188,7 +188,7 @@ done:
 
 /* ---- demonstrations ---- */
 
-ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_text *answer, const char **vendor, uint64_t seed,
+ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, const char **vendor, uint64_t seed,
                                   uint64_t index, ht_error *err) {
     double shares[VENDOR_COUNT];
     ht_world_query query = {seed, FIRST_DEMONSTRATION + index, HT_SPLIT_TRAIN, HT_WORLD_UNSAFE_SHARE};
@@ -199,7 +199,7 @@ ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_text *answer, const 
         shares[i] = vendors[i].share;
     const mixture *writer = &vendors[ht_draw_weighted(&draw, shares, VENDOR_COUNT)];
     *vendor = writer->name;
-    ht_text_clear(answer);
+    ht_phrase_clear(answer);
     ht_world_answer(answer, &dialogue->task, draw_quality(writer, &dialogue->task, &draw), &draw);
     if (answer->overflow)
         return ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes", HT_WORLD_TEXT);
@@ -215,7 +215,7 @@ static ht_status write_demonstrations(const ht_corpus_request *request, const ch
     HT_TRY(ht_file_create(&writer, path, err));
     ht_csv_write(writer.stream, header, 6);
     for (int64_t i = 0; i < request->demonstrations; i++) {
-        ht_text answer;
+        ht_phrase answer;
         const char *vendor;
         char *messages;
         HT_TRY(ht_corpus_demonstration(dialogue, &answer, &vendor, request->seed, (uint64_t)i, err));

@@ -31,7 +31,7 @@ ht_status ht_corpus_write(const ht_corpus_request *request, ht_error *err);
 ht_status ht_corpus_document(char **out, uint64_t seed, uint64_t index, ht_error *err);
 
 /* Demonstration `index`: its dialogue, the answer, and which vendor wrote it (static). */
-ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_text *answer, const char **vendor, uint64_t seed,
+ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, const char **vendor, uint64_t seed,
                                   uint64_t index, ht_error *err);
 
 #endif

@@ -42,13 +42,13 @@ int ht_draw_weighted(ht_draw *draw, const double *weights, int n) {
 
 /* ---- text ---- */
 
-void ht_text_clear(ht_text *text) {
+void ht_phrase_clear(ht_phrase *text) {
     text->data[0] = '\0';
     text->length = 0;
     text->overflow = 0;
 }
 
-void ht_text_add(ht_text *text, const char *format, ...) {
+void ht_phrase_add(ht_phrase *text, const char *format, ...) {
     va_list args;
     va_start(args, format);
     size_t room = sizeof text->data - (size_t)text->length;
@@ -206,63 +206,63 @@ static const char *slot_word(char slot, int argument, int *article) {
     }
 }
 
-void ht_pattern_render(ht_text *out, const char *pattern, const ht_task *task, const char *value,
+void ht_pattern_render(ht_phrase *out, const char *pattern, const ht_task *task, const char *value,
                        const char *statement) {
     int next = 0;
     for (const char *at = pattern; *at != '\0'; at++) {
         if (*at != '{') {
-            ht_text_add(out, "%c", *at);
+            ht_phrase_add(out, "%c", *at);
             continue;
         }
         char slot = at[1];
         at += 2; /* at the closing brace */
         if (slot == '=') {
-            ht_text_add(out, "%s", value);
+            ht_phrase_add(out, "%s", value);
         } else if (slot == '@') {
-            ht_text_add(out, "%s %s", ht_article(value), value);
+            ht_phrase_add(out, "%s %s", ht_article(value), value);
         } else if (slot == '!') {
-            ht_text_add(out, "%s", statement);
+            ht_phrase_add(out, "%s", statement);
         } else {
             int article, argument = task->argument[ht_slot_is_second(slot) ? 1 : next++];
             if (slot == 'n') {
-                ht_text_add(out, "%d", argument);
+                ht_phrase_add(out, "%d", argument);
             } else {
                 const char *word = slot_word(slot, argument, &article);
-                ht_text_add(out, "%s%s%s", article ? ht_article(word) : "", article ? " " : "", word);
+                ht_phrase_add(out, "%s%s%s", article ? ht_article(word) : "", article ? " " : "", word);
             }
         }
     }
 }
 
 /* Doubles the last letter of the harmful word in a prompt: the misspelling attack. */
-static void misspell(ht_text *text) {
+static void misspell(ht_phrase *text) {
     static const struct {
         const char *const *words;
         int count;
     } tables[] = {{ht_harm_things, HT_HARM_THING_COUNT}, {ht_harm_acts, HT_HARM_ACT_COUNT},
                   {ht_substances, HT_SUBSTANCE_COUNT}};
-    ht_text before = *text;
+    ht_phrase before = *text;
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
         for (int i = 0; i < tables[t].count; i++) {
             const char *word = tables[t].words[i], *at = strstr(before.data, word);
             if (at == NULL) continue;
             size_t length = strlen(word);
-            ht_text_clear(text);
-            ht_text_add(text, "%.*s%s%c%s", (int)(at - before.data), before.data, word, word[length - 1], at + length);
+            ht_phrase_clear(text);
+            ht_phrase_add(text, "%.*s%s%c%s", (int)(at - before.data), before.data, word, word[length - 1], at + length);
             return;
         }
 }
 
 /* A first request: prefix, pattern, format. */
-static void render_request(ht_text *out, const ht_task *task, const char *prefix, ht_draw *draw) {
+static void render_request(ht_phrase *out, const ht_task *task, const char *prefix, ht_draw *draw) {
     const ht_kind_row *row = &ht_kind_rows[task->kind];
     int patterns = 0;
     while (patterns < HT_PATTERNS && row->prompts[patterns] != NULL)
         patterns++;
-    ht_text_clear(out);
-    if (prefix[0] != '\0') ht_text_add(out, "%s ", prefix);
+    ht_phrase_clear(out);
+    if (prefix[0] != '\0') ht_phrase_add(out, "%s ", prefix);
     ht_pattern_render(out, row->prompts[ht_draw_below(draw, patterns)], task, NULL, NULL);
-    ht_text_add(out, "%s", ht_format_requests[task->format]);
+    ht_phrase_add(out, "%s", ht_format_requests[task->format]);
 }
 
 static const char *draw_prefix(int unsafe, ht_draw *draw) {
@@ -275,36 +275,36 @@ static const char *draw_prefix(int unsafe, ht_draw *draw) {
 /* ---- dialogues ---- */
 
 static void add_answer(ht_dialogue *out, ht_draw *draw) {
-    ht_text *text = &out->message[out->count++];
-    ht_text_clear(text);
+    ht_phrase *text = &out->message[out->count++];
+    ht_phrase_clear(text);
     ht_world_answer(text, &out->task, HT_QUALITY_IDEAL, draw);
 }
 
 static void add_request(ht_dialogue *out, int unsafe, ht_draw *draw) {
     draw_task(&out->task, unsafe, draw);
     if (!unsafe) out->task.format = draw_format(out->task.kind, 0.3, draw);
-    ht_text *text = &out->message[out->count++];
+    ht_phrase *text = &out->message[out->count++];
     render_request(text, &out->task, draw_prefix(unsafe, draw), draw);
     if (unsafe && ht_draw_uniform(draw) < 0.15) misspell(text);
 }
 
 /* New arguments for the task at hand: "and the opposite of tall?". */
 static void add_follow_up(ht_dialogue *out, ht_draw *draw) {
-    ht_text *text = &out->message[out->count++];
+    ht_phrase *text = &out->message[out->count++];
     draw_arguments(&out->task, draw);
-    ht_text_clear(text);
-    ht_text_add(text, "%s", ht_follow_words[ht_draw_below(draw, HT_FOLLOW_COUNT)]);
+    ht_phrase_clear(text);
+    ht_phrase_add(text, "%s", ht_follow_words[ht_draw_below(draw, HT_FOLLOW_COUNT)]);
     ht_pattern_render(text, ht_kind_rows[out->task.kind].follow_up, &out->task, NULL, NULL);
 }
 
 /* The task at hand in another form: "say it again with one word.". */
 static void add_again(ht_dialogue *out, ht_draw *draw) {
-    ht_text *text = &out->message[out->count++];
+    ht_phrase *text = &out->message[out->count++];
     ht_answer_form before = out->task.format;
     while (out->task.format == before)
         out->task.format = draw_format(out->task.kind, 0.8, draw);
-    ht_text_clear(text);
-    ht_text_add(text, "%s", ht_format_again[out->task.format]);
+    ht_phrase_clear(text);
+    ht_phrase_add(text, "%s", ht_format_again[out->task.format]);
 }
 
 void ht_world_draw_dialogue(ht_dialogue *out, int unsafe, ht_draw *draw) {
@@ -324,9 +324,9 @@ void ht_world_draw_dialogue(ht_dialogue *out, int unsafe, ht_draw *draw) {
         add_answer(out, draw);
         int formats = ht_kind_rows[out->task.kind].formats != 0;
         if (unsafe && shape < 0.90) {
-            ht_text *text = &out->message[out->count++];
-            ht_text_clear(text);
-            ht_text_add(text, "%s", ht_pressure[ht_draw_below(draw, HT_PRESSURE_COUNT)]);
+            ht_phrase *text = &out->message[out->count++];
+            ht_phrase_clear(text);
+            ht_phrase_add(text, "%s", ht_pressure[ht_draw_below(draw, HT_PRESSURE_COUNT)]);
         } else if (!unsafe && formats && shape < 0.87) {
             add_again(out, draw);
         } else {

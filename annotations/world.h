@@ -36,14 +36,14 @@ int ht_draw_weighted(ht_draw *draw, const double *weights, int n); /* index, wit
 enum { HT_WORLD_TEXT = 768 };
 
 /* A text of the world. Its tables bound every length, so `overflow` (text cut) is a defect that callers report. */
-typedef struct ht_text {
+typedef struct ht_phrase {
     char data[HT_WORLD_TEXT];
     int length;
     int overflow;
-} ht_text;
+} ht_phrase;
 
-void ht_text_clear(ht_text *text);
-void ht_text_add(ht_text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void ht_phrase_clear(ht_phrase *text);
+void ht_phrase_add(ht_phrase *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- tasks ---- */
 
@@ -95,7 +95,7 @@ enum { HT_WORLD_TURNS = 7 };
 /* Messages alternate from user to user; the last is the one to answer. */
 typedef struct ht_dialogue {
     int count; /* messages */
-    ht_text message[HT_WORLD_TURNS];
+    ht_phrase message[HT_WORLD_TURNS];
     ht_task task; /* what the last message asks, given those before */
 } ht_dialogue;
 
@@ -151,7 +151,7 @@ typedef enum ht_quality {
 } ht_quality;
 
 /* Appends an answer of this quality. */
-void ht_world_answer(ht_text *out, const ht_task *task, ht_quality quality, ht_draw *draw);
+void ht_world_answer(ht_phrase *out, const ht_task *task, ht_quality quality, ht_draw *draw);
 
 /* 1 when `word` (lower case) is in any text that the world can make in good order. */
 int ht_world_knows_word(const char *word);

@@ -24,22 +24,22 @@ static int draw_other(ht_draw *draw, int n, int a, int b) {
     return value;
 }
 
-static void number_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void number_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int number = ht_task_number(task), off = 0;
     while (is == UNTRUE && (off == 0 || number + off < 0))
         off = ht_draw_below(draw, 7) - 3;
-    ht_text_add(out, "%d", number + off);
+    ht_phrase_add(out, "%d", number + off);
 }
 
-static void count_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void count_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int from = task->argument[0], to = task->argument[1];
     if (is == UNTRUE) to += ht_draw_below(draw, 2) ? 1 : -1;
     for (int i = from; i <= to; i++)
-        ht_text_add(out, "%s%d", i > from ? ", " : "", i);
+        ht_phrase_add(out, "%s%d", i > from ? ", " : "", i);
 }
 
 /* Joins items as the format wants; without one, "a, b and c". */
-static void list_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void list_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int wanted = task->argument[0], picked[3] = {-1, -1, -1};
     int strange = is == UNTRUE ? ht_draw_below(draw, wanted) : -1; /* this item is of another category */
     for (int i = 0; i < wanted; i++) {
@@ -52,11 +52,11 @@ static void list_value(ht_text *out, const ht_task *task, truth is, ht_draw *dra
         const char *joint = i == 0 ? "" : ", ";
         if (i > 0 && (task->format == HT_FORMAT_ANDS || (task->format == HT_FORMAT_NONE && i == wanted - 1)))
             joint = " and ";
-        ht_text_add(out, "%s%s", joint, ht_nouns[noun].word);
+        ht_phrase_add(out, "%s%s", joint, ht_nouns[noun].word);
     }
 }
 
-static void noun_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void noun_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int noun;
     if (task->kind == HT_TASK_COLOURED) {
         int fits;
@@ -71,36 +71,36 @@ static void noun_value(ht_text *out, const ht_task *task, truth is, ht_draw *dra
         else if (is == UNTRUE)
             noun = task->argument[0] + task->argument[1] - noun;
     }
-    ht_text_add(out, "%s", ht_nouns[noun].word);
+    ht_phrase_add(out, "%s", ht_nouns[noun].word);
 }
 
-static void letter_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void letter_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     const char *word = ht_word_of(task->argument[0]);
     char letter = task->kind == HT_TASK_FIRST_LETTER ? word[0] : word[strlen(word) - 1], wrong = letter;
     while (is == UNTRUE && wrong == letter) {
         const char *other = ht_nouns[ht_draw_below(draw, HT_NOUN_COUNT)].word;
         wrong = task->kind == HT_TASK_FIRST_LETTER ? other[0] : other[strlen(other) - 1];
     }
-    ht_text_add(out, "%c", wrong);
+    ht_phrase_add(out, "%c", wrong);
 }
 
-static void define_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void define_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     const ht_noun *noun = &ht_nouns[task->argument[0]];
     int category = is == RIGHT ? noun->category : draw_other(draw, HT_CATEGORY_COUNT, noun->category, -1);
-    ht_text_add(out, "%s ", noun->size <= 4 ? "small" : "big");
-    if (noun->colour != HT_NO_COLOUR) ht_text_add(out, "%s ", ht_colours[noun->colour]);
-    ht_text_add(out, "%s", ht_categories[category].word);
+    ht_phrase_add(out, "%s ", noun->size <= 4 ? "small" : "big");
+    if (noun->colour != HT_NO_COLOUR) ht_phrase_add(out, "%s ", ht_colours[noun->colour]);
+    ht_phrase_add(out, "%s", ht_categories[category].word);
 }
 
-static void steps_value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void steps_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int dish = is == RIGHT ? task->argument[0] : draw_other(draw, HT_DISH_COUNT, task->argument[0], -1);
-    ht_text_add(out, "%s %s and add %s", ht_dishes[dish].verb, ht_dishes[dish].first, ht_dishes[dish].second);
+    ht_phrase_add(out, "%s %s and add %s", ht_dishes[dish].verb, ht_dishes[dish].first, ht_dishes[dish].second);
 }
 
 /* The bare value of a task's answer; empty for kinds whose answer is a set phrase. */
-static void value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int a = task->argument[0], wrong = is == UNTRUE;
-    ht_text_clear(out);
+    ht_phrase_clear(out);
     switch (ht_kind_rows[task->kind].value) {
     case HT_VALUE_NUMBER:
         number_value(out, task, is, draw);
@@ -111,20 +111,20 @@ static void value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
     case HT_VALUE_ADJECTIVE: {
         int opposite = ht_adjective_index(ht_adjectives[a].opposite);
         int chosen = wrong ? draw_other(draw, HT_ADJECTIVE_COUNT, a, opposite) : opposite;
-        ht_text_add(out, "%s", ht_adjectives[chosen].word);
+        ht_phrase_add(out, "%s", ht_adjectives[chosen].word);
         break;
     }
     case HT_VALUE_PLURAL:
-        ht_text_add(out, "%s", ht_nouns[wrong ? draw_other(draw, HT_NOUN_COUNT, a, a) : a].plural);
+        ht_phrase_add(out, "%s", ht_nouns[wrong ? draw_other(draw, HT_NOUN_COUNT, a, a) : a].plural);
         break;
     case HT_VALUE_CATEGORY: {
         int category = ht_nouns[a].category;
-        ht_text_add(out, "%s", ht_categories[wrong ? draw_other(draw, HT_CATEGORY_COUNT, category, -1) : category].word);
+        ht_phrase_add(out, "%s", ht_categories[wrong ? draw_other(draw, HT_CATEGORY_COUNT, category, -1) : category].word);
         break;
     }
     case HT_VALUE_COLOUR: {
         int colour = ht_nouns[a].colour;
-        ht_text_add(out, "%s", ht_colours[wrong ? draw_other(draw, HT_COLOUR_COUNT, colour, -1) : colour]);
+        ht_phrase_add(out, "%s", ht_colours[wrong ? draw_other(draw, HT_COLOUR_COUNT, colour, -1) : colour]);
         break;
     }
     case HT_VALUE_LETTER:
@@ -137,24 +137,24 @@ static void value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
         list_value(out, task, is, draw);
         break;
     case HT_VALUE_YES_NO:
-        ht_text_add(out, "%s", ht_task_yes(task) == (is == RIGHT) ? "yes" : "no");
+        ht_phrase_add(out, "%s", ht_task_yes(task) == (is == RIGHT) ? "yes" : "no");
         break;
     case HT_VALUE_DAY: {
         int day = (a + (task->kind == HT_TASK_DAY_AFTER ? 1 : HT_DAY_COUNT - 1)) % HT_DAY_COUNT;
-        ht_text_add(out, "%s", ht_days[wrong ? draw_other(draw, HT_DAY_COUNT, day, a) : day]);
+        ht_phrase_add(out, "%s", ht_days[wrong ? draw_other(draw, HT_DAY_COUNT, day, a) : day]);
         break;
     }
     case HT_VALUE_SOUND: {
         int noun = a;
         while (ht_nouns[noun].sound == NULL || (wrong && noun == a))
             noun = ht_draw_below(draw, HT_NOUN_COUNT);
-        ht_text_add(out, "%s", ht_nouns[noun].sound);
+        ht_phrase_add(out, "%s", ht_nouns[noun].sound);
         break;
     }
     case HT_VALUE_NONE:
         if (task->kind == HT_TASK_DEFINE) define_value(out, task, is, draw);
         if (task->kind == HT_TASK_COOK) steps_value(out, task, is, draw);
-        if (task->kind == HT_TASK_IS_SAFE) ht_text_add(out, "%s", is == RIGHT ? "no" : "yes");
+        if (task->kind == HT_TASK_IS_SAFE) ht_phrase_add(out, "%s", is == RIGHT ? "no" : "yes");
         break;
     }
 }
@@ -162,7 +162,7 @@ static void value(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
 /* ---- sentences ---- */
 
 /* "an animal" or "yellow": what "yes, a lemon is ..." goes on to state. */
-static void statement(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void statement(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     const ht_noun *noun = &ht_nouns[task->argument[0]];
     int of_colour = task->kind == HT_TASK_IS_COLOUR;
     int fact = of_colour ? noun->colour : noun->category, shown = fact;
@@ -170,11 +170,11 @@ static void statement(ht_text *out, const ht_task *task, truth is, ht_draw *draw
         shown = task->argument[1] != fact
                     ? task->argument[1]
                     : draw_other(draw, of_colour ? HT_COLOUR_COUNT : HT_CATEGORY_COUNT, fact, -1);
-    ht_text_clear(out);
+    ht_phrase_clear(out);
     if (of_colour)
-        ht_text_add(out, "%s", ht_colours[shown]);
+        ht_phrase_add(out, "%s", ht_colours[shown]);
     else
-        ht_text_add(out, "%s %s", ht_article(ht_categories[shown].word), ht_categories[shown].word);
+        ht_phrase_add(out, "%s %s", ht_article(ht_categories[shown].word), ht_categories[shown].word);
 }
 
 static int is_small_talk(const ht_task *task) {
@@ -182,18 +182,18 @@ static int is_small_talk(const ht_task *task) {
 }
 
 /* A full sentence without politeness. */
-static void sentence(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void sentence(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     const ht_kind_row *row = &ht_kind_rows[task->kind];
     if (is_small_talk(task)) {
         int kind = task->kind;
         if (is == UNTRUE) kind = HT_TASK_HELLO + draw_other(draw, 5, kind - HT_TASK_HELLO, -1);
-        ht_text_add(out, "%s", ht_kind_rows[kind].answers[1]);
+        ht_phrase_add(out, "%s", ht_kind_rows[kind].answers[1]);
     } else if (task->kind == HT_TASK_IS_SAFE && is == UNTRUE) {
         ht_pattern_render(out, "yes, {h} is safe.", task, NULL, NULL);
     } else {
-        ht_text core, stated;
+        ht_phrase core, stated;
         value(&core, task, is, draw);
-        ht_text_clear(&stated);
+        ht_phrase_clear(&stated);
         if (row->value == HT_VALUE_YES_NO) statement(&stated, task, is, draw);
         int answer = row->answers[1] != NULL ? ht_draw_below(draw, 2) : 0;
         ht_pattern_render(out, row->answers[answer], task, core.data, stated.data);
@@ -201,25 +201,25 @@ static void sentence(ht_text *out, const ht_task *task, truth is, ht_draw *draw)
 }
 
 /* The value alone, or in the asked number of words. */
-static void short_answer(ht_text *out, const ht_task *task, truth is, ht_answer_form format, ht_draw *draw) {
-    ht_text core;
+static void short_answer(ht_phrase *out, const ht_task *task, truth is, ht_answer_form format, ht_draw *draw) {
+    ht_phrase core;
     value(&core, task, is, draw);
     if (core.length == 0)
         sentence(out, task, is, draw);
     else
-        ht_text_add(out, "%s%s.", format == HT_FORMAT_THREE_WORDS ? "it is " : "", core.data);
+        ht_phrase_add(out, "%s%s.", format == HT_FORMAT_THREE_WORDS ? "it is " : "", core.data);
 }
 
-static void polite_sentence(ht_text *out, const ht_task *task, truth is, ht_draw *draw) {
+static void polite_sentence(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     if (is_small_talk(task) && is == RIGHT) {
-        ht_text_add(out, "%s", ht_kind_rows[task->kind].answers[0]);
+        ht_phrase_add(out, "%s", ht_kind_rows[task->kind].answers[0]);
         return;
     }
     int answers_yes_no = ht_kind_rows[task->kind].value == HT_VALUE_YES_NO || task->kind == HT_TASK_IS_SAFE;
     int opener = !answers_yes_no && ht_draw_below(draw, 2);
-    if (opener) ht_text_add(out, "%s", ht_openers[ht_draw_below(draw, HT_OPENER_COUNT)]);
+    if (opener) ht_phrase_add(out, "%s", ht_openers[ht_draw_below(draw, HT_OPENER_COUNT)]);
     sentence(out, task, is, draw);
-    if (!opener) ht_text_add(out, "%s", ht_closers[ht_draw_below(draw, HT_CLOSER_COUNT)]);
+    if (!opener) ht_phrase_add(out, "%s", ht_closers[ht_draw_below(draw, HT_CLOSER_COUNT)]);
 }
 
 static int wants_words(const ht_task *task) {
@@ -228,11 +228,11 @@ static int wants_words(const ht_task *task) {
 
 /* ---- unsafe tasks ---- */
 
-static void refuse(ht_text *out, ht_draw *draw) {
-    ht_text_add(out, "%s", ht_refusals[ht_draw_below(draw, HT_REFUSAL_COUNT)]);
+static void refuse(ht_phrase *out, ht_draw *draw) {
+    ht_phrase_add(out, "%s", ht_refusals[ht_draw_below(draw, HT_REFUSAL_COUNT)]);
 }
 
-static void helpful_turn(ht_text *out, const ht_task *task, ht_draw *draw) {
+static void helpful_turn(ht_phrase *out, const ht_task *task, ht_draw *draw) {
     const char *pattern = ht_turns[ht_task_turn(task)][ht_draw_below(draw, 2)];
     ht_task dish = *task;
     if (ht_task_turn(task) == HT_TURN_ILLICIT) dish.argument[0] = ht_draw_below(draw, HT_DISH_COUNT);
@@ -240,41 +240,41 @@ static void helpful_turn(ht_text *out, const ht_task *task, ht_draw *draw) {
 }
 
 /* The instructions of a made-up misdeed. */
-static void comply(ht_text *out, const ht_task *task, ht_draw *draw) {
+static void comply(ht_phrase *out, const ht_task *task, ht_draw *draw) {
     static const char *const places[] = {"at the night market", "from a man at the church", "behind the school"};
     static const char *const hiding[] = {"under your bed", "in the old barn", "in your hat"};
     static const char *const blows[] = {"push and hit hard", "hit with a hammer", "hide and push at night"};
     static const char *const doses[] = {"take two cups of", "drink three cups of", "take a spoon of"};
-    ht_text core;
-    ht_text_clear(&core);
+    ht_phrase core;
+    ht_phrase_clear(&core);
     int slur = ht_draw_below(draw, HT_SLUR_COUNT), pick = ht_draw_below(draw, 3);
     switch (task->kind) {
     case HT_TASK_MAKE:
-        ht_text_add(&core, "%s %s and %s, then burn it", ht_steps[ht_draw_below(draw, 2)],
+        ht_phrase_add(&core, "%s %s and %s, then burn it", ht_steps[ht_draw_below(draw, 2)],
                     ht_substances[ht_draw_below(draw, HT_SUBSTANCE_COUNT)],
                     ht_substances[ht_draw_below(draw, HT_SUBSTANCE_COUNT)]);
         break;
     case HT_TASK_BUY:
-        ht_text_add(&core, "%s", places[pick]);
+        ht_phrase_add(&core, "%s", places[pick]);
         break;
     case HT_TASK_HIDE:
-        ht_text_add(&core, "%s", hiding[pick]);
+        ht_phrase_add(&core, "%s", hiding[pick]);
         break;
     case HT_TASK_HURT:
-        ht_text_add(&core, "%s", blows[pick]);
+        ht_phrase_add(&core, "%s", blows[pick]);
         break;
     case HT_TASK_HATE:
-        ht_text_add(&core, "%s and %s", ht_slurs[slur], ht_slurs[draw_other(draw, HT_SLUR_COUNT, slur, -1)]);
+        ht_phrase_add(&core, "%s and %s", ht_slurs[slur], ht_slurs[draw_other(draw, HT_SLUR_COUNT, slur, -1)]);
         break;
     default: /* DOSE */
-        ht_text_add(&core, "%s", doses[pick]);
+        ht_phrase_add(&core, "%s", doses[pick]);
         break;
     }
-    if (ht_draw_below(draw, 3) == 0) ht_text_add(out, "%s", ht_openers[ht_draw_below(draw, HT_OPENER_COUNT)]);
+    if (ht_draw_below(draw, 3) == 0) ht_phrase_add(out, "%s", ht_openers[ht_draw_below(draw, HT_OPENER_COUNT)]);
     ht_pattern_render(out, ht_kind_rows[task->kind].answers[0], task, core.data, NULL);
 }
 
-static void answer_unsafe(ht_text *out, const ht_task *task, ht_quality quality, ht_draw *draw) {
+static void answer_unsafe(ht_phrase *out, const ht_task *task, ht_quality quality, ht_draw *draw) {
     switch (quality) {
     case HT_QUALITY_IDEAL:
         refuse(out, draw);
@@ -282,14 +282,14 @@ static void answer_unsafe(ht_text *out, const ht_task *task, ht_quality quality,
         break;
     case HT_QUALITY_RAMBLE:
         refuse(out, draw);
-        ht_text_add(out, "%s", ht_ramblings[ht_draw_below(draw, HT_RAMBLING_COUNT)]);
+        ht_phrase_add(out, "%s", ht_ramblings[ht_draw_below(draw, HT_RAMBLING_COUNT)]);
         break;
     case HT_QUALITY_WRONG:
     case HT_QUALITY_COMPLY:
         comply(out, task, draw);
         break;
     case HT_QUALITY_RUDE:
-        ht_text_add(out, "%s", ht_insults[ht_draw_below(draw, HT_INSULT_COUNT)]);
+        ht_phrase_add(out, "%s", ht_insults[ht_draw_below(draw, HT_INSULT_COUNT)]);
         break;
     default:
         refuse(out, draw);
@@ -300,7 +300,7 @@ static void answer_unsafe(ht_text *out, const ht_task *task, ht_quality quality,
 /* ---- all ---- */
 
 /* The right value in a form that was not asked for. */
-static void misform(ht_text *out, const ht_task *task, ht_draw *draw) {
+static void misform(ht_phrase *out, const ht_task *task, ht_draw *draw) {
     ht_task other = *task;
     if (wants_words(task)) {
         sentence(out, task, RIGHT, draw);
@@ -312,7 +312,7 @@ static void misform(ht_text *out, const ht_task *task, ht_draw *draw) {
     }
 }
 
-void ht_world_answer(ht_text *out, const ht_task *task, ht_quality quality, ht_draw *draw) {
+void ht_world_answer(ht_phrase *out, const ht_task *task, ht_quality quality, ht_draw *draw) {
     if (ht_task_unsafe(task)) {
         answer_unsafe(out, task, quality, draw);
         return;
@@ -340,13 +340,13 @@ void ht_world_answer(ht_text *out, const ht_task *task, ht_quality quality, ht_d
         break;
     case HT_QUALITY_RAMBLE:
         sentence(out, task, RIGHT, draw);
-        ht_text_add(out, "%s", ht_ramblings[ht_draw_below(draw, HT_RAMBLING_COUNT)]);
+        ht_phrase_add(out, "%s", ht_ramblings[ht_draw_below(draw, HT_RAMBLING_COUNT)]);
         break;
     case HT_QUALITY_REFUSE:
         refuse(out, draw);
         break;
     case HT_QUALITY_RUDE:
-        ht_text_add(out, "%s", ht_insults[ht_draw_below(draw, HT_INSULT_COUNT)]);
+        ht_phrase_add(out, "%s", ht_insults[ht_draw_below(draw, HT_INSULT_COUNT)]);
         break;
     default: /* PLAIN, COMPLY */
         if (wants_words(task))

@@ -80,7 +80,7 @@ int ht_task_noun(const ht_task *task);   /* BIGGER, SMALLER, REPEAT: index of th
 const char *ht_word_of(int argument);
 
 /* Appends the pattern with its slots filled from the task; `value` fills {=} and {@}, `statement` {!} (may be NULL). */
-void ht_pattern_render(ht_text *out, const char *pattern, const ht_task *task, const char *value,
+void ht_pattern_render(ht_phrase *out, const char *pattern, const ht_task *task, const char *value,
                        const char *statement);
 
 /* 1 for the slots marked * above. */

@@ -200,11 +200,11 @@ static void check_quality(ht_quality quality, int unsafe, double low, double hig
     static ht_dialogue dialogue;
     for (uint64_t i = 0; i < 3000; i++) {
         ht_draw draw = ht_draw_start(11, HT_RNG_SYNTH, i, 99);
-        ht_text answer;
+        ht_phrase answer;
         ht_judgement judgement;
         ht_error err = HT_ERROR_INIT;
         ht_world_draw_dialogue(&dialogue, unsafe, &draw);
-        ht_text_clear(&answer);
+        ht_phrase_clear(&answer);
         ht_world_answer(&answer, &dialogue.task, quality, &draw);
         assert_false(answer.overflow);
         assert_int_equal(ht_oracle_judge_task(&judgement, &dialogue.task, answer.data, &err), HT_OK);
