@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Versions evaluated, compared and tabled with the real programs at miniature size: the same seed gives the same numbers,
+# responses of equal settings are not sampled twice, what is missing is null; and what wrong inputs say.
+# Usage: evaluate.sh BUILD_FOLDER
+set -u
+build=$1
+evaluate=$build/bin/halter-evaluate
+reward=$build/bin/halter-reward
+sft=$build/bin/halter-sft
+annotations=$build/bin/halter-annotations
+for program in "$evaluate" "$reward" "$sft" "$annotations"; do
+    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
+done
+work=$(mktemp -d /tmp/halter-evaluate-XXXXXX)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
+expect() {
+    local code=$1 text=$2 got
+    shift 2
+    "$@" > "$work/output" 2>&1
+    got=$?
+    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
+        fail "wanted exit code $code and \"$text\", got $got: $*"
+        tail -n 5 "$work/output"
+    fi
+}
+
+# number FILE KEY [N]: the N-th number of that key in a JSON file
+number() { grep -oE "\"$2\": *[-0-9.e]+" "$1" | sed -n "${3:-1}s/.*: *//p"; }
+
+# --- data: pairs of both kinds, and the chosen answers as demonstrations
+awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six seven eight nine ten", w, " ");
+    for (d = 0; d < 60; d++) { a = w[d % 10 + 1] " " w[int(d / 10) % 10 + 1]; safety = d % 3 == 0;
+        printf "say %s,kindly said %s please,shouting %s badly,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, safety ? "chosen_safe" : "",
+            safety ? "safety" : "helpfulness", d % 4 == 3 ? "test" : "train" } }' > "$work/pairs.csv"
+tail -n +2 "$work/pairs.csv" | cut -d, -f1-3 | tr ',' ' ' > "$work/text.txt"
+awk -F, 'NR == 1 { print "prompt,response,kind,split" } NR > 1 { print $1 "," $2 "," $6 "," $7 }' "$work/pairs.csv" > "$work/demonstrations.csv"
+expect 0 "60 taken" "$annotations" import --db "$work/p.db" "$work/pairs.csv"
+expect 0 "60 taken" "$annotations" import --db "$work/p.db" "$work/demonstrations.csv"
+expect 0 "model in" "$sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1 --out "$work/base"
+tune=("$sft" --config tests/pipeline/sft-tune.yaml --db "$work/p.db" --model "$work/base" --threads 1 --set train.eval_every=0)
+expect 0 "model in" "${tune[@]}" --out "$work/sft" --set data.max_steps=1
+expect 0 "model in" "${tune[@]}" --out "$work/rlhf-v1" --round 1
+for kind in helpfulness safety; do
+    expect 0 "model in" "$reward" train --db "$work/p.db" --model "$work/base" --out "$work/rm-$kind" --round 1 --threads 1 \
+        --set reward.kind=$kind --set data.batch_size=8 --set data.epochs=3 --set optim.lr=1e-2 --set train.micro_tokens=256
+    expect 0 "all" "$reward" evaluate --db "$work/p.db" --model "$work/rm-$kind" --kind $kind --threads 1
+done
+expect 3 "no version was evaluated" "$evaluate" table --db "$work/p.db"
+
+# --- models: the same numbers again, in other batches too
+judges=(--db "$work/p.db" --helpful "$work/rm-helpfulness" --safe "$work/rm-safety" --max-new-tokens 16 --threads 1)
+expect 0 "helpfulness_reward" "$evaluate" model --model "$work/sft" "${judges[@]}"
+"$evaluate" model --model "$work/sft" "${judges[@]}" --json > "$work/first.json" 2> "$work/output" || fail "model --json: $(cat "$work/output")"
+"$evaluate" model --model "$work/sft" "${judges[@]}" --json > "$work/second.json" 2> "$work/output" || fail "model --json: $(cat "$work/output")"
+diff <(grep -v '"run"' "$work/first.json") <(grep -v '"run"' "$work/second.json") || fail "two evaluations with one seed differ"
+"$evaluate" model --model "$work/sft" "${judges[@]}" --json --sequences 3 2> "$work/output" | grep -v '"run"' |
+    diff - <(grep -v '"run"' "$work/first.json") > /dev/null || fail "the batch changes the numbers"
+[ "$(number "$work/first.json" prompts)" = 15 ] || fail "15 held-out prompts, not $(number "$work/first.json" prompts)"
+grep -q '"sampled": true' "$work/first.json" || fail "responses were not sampled"
+
+"$evaluate" model --model "$work/rlhf-v1" --against "$work/sft" "${judges[@]}" --json > "$work/against.json" 2> "$work/output" ||
+    fail "--against: $(cat "$work/output")"
+grep -q "have these settings and are taken" "$work/output" || fail "--against sampled what was there: $(cat "$work/output")"
+awk -v w="$(number "$work/against.json" wins)" -v t="$(number "$work/against.json" ties)" -v l="$(number "$work/against.json" losses)" \
+    'BEGIN { exit !(w + t + l == 15 && w > l) }' || fail "the tuned model does not win: $(cat "$work/against.json")"
+
+# fewer prompts: other settings, so both are sampled anew; then both are there
+compare=("$evaluate" compare --model "$work/rlhf-v1" --against "$work/sft" "${judges[@]}" --prompts 6)
+"${compare[@]}" --json > "$work/compare.json" 2> "$work/output" || fail "compare: $(cat "$work/output")"
+grep -q "are taken" "$work/output" && fail "compare took responses of other settings"
+[ "$(number "$work/compare.json" prompts)" = 6 ] || fail "6 prompts, not $(number "$work/compare.json" prompts)"
+expect 0 "sft: the 6 responses of run" "${compare[@]}"
+expect 0 "rlhf-v1: the 6 responses of run" "${compare[@]}"
+expect 0 "win rate of rlhf-v1 against rlhf-v1" "$evaluate" compare --model "$work/rlhf-v1" --against "$work/rlhf-v1" "${judges[@]}" --prompts 6
+expect 0 "0 wins, 6 ties, 0 losses" "$evaluate" compare --model "$work/rlhf-v1" --against "$work/rlhf-v1" "${judges[@]}" --prompts 6
+
+# --- the table
+expect 0 "rlhf-v1" "$evaluate" table --db "$work/p.db" --out "$work/summary.json"
+grep -q "^version .*true helpful" "$work/output" || fail "no table beside --out: $(cat "$work/output")"
+"$evaluate" table --db "$work/p.db" --json > "$work/table.json" 2> "$work/output" || fail "table --json: $(cat "$work/output")"
+diff "$work/table.json" "$work/summary.json" > /dev/null || [ "$(tr -d ' \n' < "$work/table.json")" = "$(tr -d ' \n' < "$work/summary.json")" ] ||
+    fail "--json and --out differ"
+[ "$(grep -o '"name": "[^"]*"' "$work/summary.json" | tr '\n' ' ')" = '"name": "sft" "name": "rlhf-v1" ' ] || fail "versions: $(grep '"name"' "$work/summary.json")"
+[ "$(number "$work/summary.json" win_rate)" = 0.5 ] || fail "the baseline's own win rate is not 0.5"
+[ "$(number "$work/summary.json" win_rate 2)" = "$(grep -A 6 '"all"' "$work/compare.json" | number /dev/stdin value)" ] || fail "the win rate of rlhf-v1 is not compare's"
+grep -q '"true_helpfulness": null' "$work/summary.json" || fail "a true score that nobody gave"
+[ "$(grep -c '"reward_accuracy_safety": null' "$work/summary.json")" -ge 1 ] || fail "round 0 has no reward models"
+[ -n "$(number "$work/summary.json" reward_accuracy_safety)" ] || fail "round 1 has reward models"
+expect 0 '"baseline": "sft"' "$evaluate" table --db "$work/p.db" --json --models rlhf-v1
+[ "$(grep -c '"name"' "$work/output")" = 1 ] || fail "--models shows more than it names"
+# a re-evaluation without --against leaves no stale win rate behind
+expect 0 "finished_share" "$evaluate" model --model "$work/rlhf-v1" "${judges[@]}"
+"$evaluate" table --db "$work/p.db" --json > "$work/table.json" 2> "$work/output"
+grep -q "other prompts or sampling" "$work/output" || fail "no warning of different prompts: $(cat "$work/output")"
+[ -z "$(number "$work/table.json" win_rate 2)" ] || fail "a win rate of an earlier run is shown"
+
+# --- wrong inputs
+expect 4 "missing/config.json" "$evaluate" model --model "$work/missing" "${judges[@]}"
+expect 3 "a language model; wanted is a reward model (--safe)" "$evaluate" model --model "$work/sft" "${judges[@]}" --safe "$work/sft"
+expect 3 "wanted is a language model" "$evaluate" model --model "$work/rm-safety" "${judges[@]}"
+expect 2 "do not fit the 64 positions" "$evaluate" model --model "$work/sft" "${judges[@]}" --max-new-tokens 64
+expect 3 "above 3" "$evaluate" model --model "$work/sft" "${judges[@]}" --max-prompt-tokens 3
+expect 3 "no prompt fits" "$evaluate" model --model "$work/sft" "${judges[@]}" --max-prompt-tokens 3 --too-long skip
+expect 2 "top-p" "$evaluate" model --model "$work/sft" "${judges[@]}" --top-p 0
+expect 2 "--against" "$evaluate" compare --model "$work/sft" "${judges[@]}"
+expect 4 "missing.db" "$evaluate" table --db "$work/missing.db"
+expect 3 '"nobody"' "$evaluate" table --db "$work/p.db" --models nobody
+expect 4 "$work/none/summary.json" "$evaluate" table --db "$work/p.db" --out "$work/none/summary.json"
+
+[ $failures -eq 0 ] && echo "evaluate: all as expected"
+exit $((failures > 0))
