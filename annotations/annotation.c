@@ -134,7 +134,7 @@ static int judge_layout(const judge *j) {
 }
 
 /* The messages as given, a new reference; NULL: refused, or no memory (then *status says so). */
-static json_t *given_messages(const judge *j, ht_column *column) {
+static json_t *given_messages(const judge *j, ht_column *column, ht_status *status, ht_error *err) {
     json_error_t error;
     json_t *list = NULL;
     const char *prompt = value(j, HT_COLUMN_PROMPT), *messages = value(j, HT_COLUMN_MESSAGES);
@@ -149,6 +149,7 @@ static json_t *given_messages(const judge *j, ht_column *column) {
     }
     if (prompt) {
         list = json_pack("[{s:s, s:s}]", "role", "user", "content", prompt);
+        if (!list) *status = ht_fail(err, HT_ERR_NOMEM, "cannot copy a prompt of %zu bytes", strlen(prompt));
     } else {
         list = json_loads(messages, JSON_REJECT_DUPLICATES, &error);
         if (!list)
@@ -169,17 +170,10 @@ static int has_tag(const char *text) {
 static int judge_messages(const judge *j, ht_status *status, ht_error *err) {
     ht_error malformed = HT_ERROR_INIT;
     ht_column column;
-    char *text = NULL;
     int fine = 0;
-    json_t *list = given_messages(j, &column);
+    json_t *list = given_messages(j, &column, status, err);
     if (!list) return 0;
-    text = json_dumps(list, JSON_COMPACT | JSON_ENCODE_ANY);
-    json_decref(list);
-    if (!text) {
-        *status = ht_fail(err, HT_ERR_NOMEM, "cannot copy the messages of a row");
-        return 0;
-    }
-    switch (ht_messages_canonical(&j->out->messages, text, &malformed)) {
+    switch (ht_messages_canonical_json(&j->out->messages, list, &malformed)) {
     case HT_OK:
         /* JSON leaves the tags' characters as they are, so one look sees all messages */
         fine = !has_tag(j->out->messages);
@@ -194,7 +188,7 @@ static int judge_messages(const judge *j, ht_status *status, ht_error *err) {
     default:
         *status = ht_fail(err, malformed.status, "%s", malformed.message);
     }
-    free(text);
+    json_decref(list);
     return fine;
 }
 
@@ -397,6 +391,7 @@ static int put_dialog(const judge *j, ht_store *store, int64_t *id, int *added, 
     ht_dialog_row there,
         row = {
             .messages = out->messages,
+            .is_canonical = 1,
             .kind = (ht_kind)out->kind,
             .split = out->split >= 0 ? (ht_split)out->split
                                      : ht_messages_split(out->messages, j->defaults->holdout),

@@ -15,7 +15,7 @@
 #include "core/base/log.h"
 #include "core/base/memory.h"
 
-enum { STRICT = CSV_STRICT | CSV_STRICT_FINI, LENIENT = CSV_STRICT_FINI };
+enum { STRICT = CSV_STRICT | CSV_STRICT_FINI, LENIENT = 0 };
 
 typedef struct span {
     size_t start, size;
@@ -134,7 +134,8 @@ static ht_status read_row(ht_csv *csv, int *found, ht_error *err) {
     }
     if (!csv->done && csv->begun) {
         csv->unclosed = csv_fini(&csv->parser, take_field, end_row, csv) != 0;
-        csv->line++;
+        char last = csv->raw_size <= HT_ANNOTATION_LIMIT ? csv->raw[csv->raw_size - 1] : '\n';
+        csv->line += last != '\n' && last != '\r';
     }
     *found = csv->begun;
     if (csv->raw_size <= HT_ANNOTATION_LIMIT)
@@ -207,6 +208,7 @@ ht_status ht_csv_open(ht_csv **out, ht_source *source, const ht_column_names *na
     csv->where = where;
     csv_init(&csv->parser, STRICT);
     csv_set_space_func(&csv->parser, no_space);
+    csv_set_blk_size(&csv->parser, HT_SOURCE_CHUNK); /* its own 128 bytes at a time make long fields slow */
     HT_TRY(read_header(csv, names, err));
     *out = csv;
     csv = NULL;

@@ -123,10 +123,9 @@ static const struct finding_query {
      "g.dialog_id",
      "demonstration %s: its response is not to its dialogue"},
     {"SELECT id FROM response WHERE length(tokens) % 4 <> 0", "response %s: its token ids are cut"},
-    {"SELECT id FROM response r WHERE model_id IS NULL AND NOT EXISTS (SELECT 1 FROM comparison WHERE "
-     "chosen_id = r.id)"
-     " AND NOT EXISTS (SELECT 1 FROM comparison WHERE rejected_id = r.id)"
-     " AND NOT EXISTS (SELECT 1 FROM demonstration WHERE response_id = r.id)",
+    {"SELECT id FROM response WHERE model_id IS NULL"
+     " AND id NOT IN (SELECT chosen_id FROM comparison UNION ALL SELECT rejected_id FROM comparison"
+     " UNION ALL SELECT response_id FROM demonstration) ORDER BY id",
      "response %s: orphan: imported, but in no comparison and no demonstration"},
 };
 

@@ -87,26 +87,19 @@ static ht_status canonical_message(const json_t *message, size_t index, size_t t
     return HT_OK;
 }
 
-ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err) {
+ht_status ht_messages_canonical_json(char **out, const json_t *messages, ht_error *err) {
     ht_status status = HT_OK;
-    json_error_t error;
-    *out = NULL;
+    size_t count = json_array_size(messages), system = 0; /* size of anything but an array: 0 */
     json_t *canonical = json_array();
-    json_t *parsed = json_loads(messages, JSON_REJECT_DUPLICATES, &error);
-    if (!canonical) {
-        status = ht_fail(err, HT_ERR_NOMEM, "cannot allocate a list of messages");
+    *out = NULL;
+    if (!canonical || count == 0) {
+        status = canonical ? ht_fail(err, HT_ERR_DATA, "messages are not a JSON array of messages")
+                           : ht_fail(err, HT_ERR_NOMEM, "cannot allocate a list of messages");
         goto done;
     }
-    if (!json_is_array(parsed) || json_array_size(parsed) == 0) {
-        status = parsed ? ht_fail(err, HT_ERR_DATA, "messages are not a JSON array of messages")
-                        : ht_fail(err, HT_ERR_DATA, "messages are not JSON: column %d: %s", error.column,
-                                  error.text);
-        goto done;
-    }
-    size_t count = json_array_size(parsed), system = 0;
     for (size_t i = 0; i < count; i++) {
         json_t *message = NULL;
-        HT_TRY(canonical_message(json_array_get(parsed, i), i, i - system, &message, err));
+        HT_TRY(canonical_message(json_array_get(messages, i), i, i - system, &message, err));
         if (i == 0 && strcmp(json_string_value(json_object_get(message, "role")), "system") == 0) system = 1;
         if (json_array_append_new(canonical, message) != 0) {
             status = ht_fail(err, HT_ERR_NOMEM, "cannot grow a list of %zu messages", i);
@@ -120,8 +113,18 @@ ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err)
     *out = json_dumps(canonical, JSON_COMPACT);
     if (!*out) status = ht_fail(err, HT_ERR_NOMEM, "cannot write %zu messages as JSON", count);
 done:
-    json_decref(parsed);
     json_decref(canonical);
+    return status;
+}
+
+ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err) {
+    json_error_t error;
+    *out = NULL;
+    json_t *parsed = json_loads(messages, JSON_REJECT_DUPLICATES, &error);
+    if (!parsed)
+        return ht_fail(err, HT_ERR_DATA, "messages are not JSON: column %d: %s", error.column, error.text);
+    ht_status status = ht_messages_canonical_json(out, parsed, err);
+    json_decref(parsed);
     return status;
 }
 

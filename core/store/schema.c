@@ -89,7 +89,6 @@ static const char *const migrations[HT_STORE_VERSION] = {
     "CREATE UNIQUE INDEX comparison_same ON comparison(chosen_id, rejected_id, ifnull(rating, 0), "
     "ifnull(safety, ''),"
     " ifnull(annotator, ''), ifnull(batch, ''));"
-    "CREATE INDEX comparison_rejected ON comparison(rejected_id);"
     "CREATE TABLE demonstration("
     " id INTEGER PRIMARY KEY,"
     " dialog_id INTEGER NOT NULL REFERENCES dialog,"
@@ -337,6 +336,12 @@ void ht_store_close(ht_store *store) {
 
 const char *ht_store_path(const ht_store *store) {
     return store->path;
+}
+
+ht_status ht_store_set_cache(ht_store *store, int64_t bytes, ht_error *err) {
+    char pragma[64];
+    sqlite3_snprintf(sizeof pragma, pragma, "PRAGMA cache_size = -%lld", (long long)bytes / 1024);
+    return ht_store_exec(store, pragma, err);
 }
 
 ht_status ht_store_begin(ht_store *store, ht_error *err) {

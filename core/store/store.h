@@ -25,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "core/base/error.h"
 
 #define HT_STORE_APPLICATION_ID 0x484c5452 /* "HLTR" */
@@ -107,6 +109,12 @@ void ht_store_close(ht_store *store);
 const char *ht_store_path(const ht_store *store); /* borrowed */
 
 /*
+ * Memory for pages of the database, instead of 64 MiB: work that adds millions of rows touches hash indexes
+ * at random, and is several times as fast when these fit. It is taken as it is needed.
+ */
+ht_status ht_store_set_cache(ht_store *store, int64_t bytes, ht_error *err);
+
+/*
  * Write transactions (BEGIN IMMEDIATE). They do not nest: HT_ERR_RUN when one is open (begin) or none
  * (commit). Each ht_store_add_* outside a transaction is its own; put many rows into one transaction, as each
  * commit is an fsync.
@@ -125,6 +133,8 @@ void ht_store_rollback(ht_store *store); /* nothing open: does nothing */
 typedef struct ht_dialog_row {
     int64_t id; /* out */
     const char *messages;
+    int is_canonical; /* in: 1 when `messages` comes from ht_messages_canonical, so need not be looked at
+                         again */
     ht_kind kind;
     ht_split split;
     const char *source; /* may be NULL */
@@ -142,6 +152,8 @@ ht_status ht_store_add_dialog(ht_store *store, const ht_dialog_row *dialog, int6
 /* *out = canonical form of messages, to be released with free(); HT_ERR_DATA with the reason when malformed.
  */
 ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err);
+ht_status ht_messages_canonical_json(char **out, const json_t *messages,
+                                     ht_error *err); /* the same, parsed */
 
 /*
  * The split of a dialogue: TEST when the 128-bit hash of its canonical messages, read as a fraction of [0,

@@ -48,6 +48,7 @@ ht_status ht_store_add_dialog(ht_store *store, const ht_dialog_row *dialog, int6
                               ht_error *err) {
     char *canonical = NULL;
     *id = 0;
+    if (dialog->is_canonical) return add_canonical(store, dialog, dialog->messages, id, added, err);
     ht_status status = ht_messages_canonical(&canonical, dialog->messages, err);
     if (status == HT_OK) status = add_canonical(store, dialog, canonical, id, added, err);
     free(canonical);
