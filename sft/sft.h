@@ -9,16 +9,12 @@
 #define SFT_SFT_H
 
 #include "core/batch/batch.h"
+#include "core/batch/documents.h"
 #include "core/tokenizer/tokenizer.h"
 #include "core/train/train.h"
 
 /* --- configuration ----------------------------------------------------------------------------------------
  */
-
-typedef enum ht_documents {
-    HT_DOCUMENTS_BLANK_LINE, /* separated by one or more empty lines */
-    HT_DOCUMENTS_LINE        /* one a line; empty lines are none */
-} ht_documents;
 
 typedef enum ht_train_on {
     HT_TRAIN_ON_LAST, /* the demonstration's own answer */

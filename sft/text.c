@@ -17,40 +17,7 @@ typedef struct reader {
     int64_t documents, held_out, windows;
 } reader;
 
-/* A stretch of a file. */
-typedef struct span {
-    const char *data;
-    size_t size;
-} span;
-
-/* Takes the next line off the front of `rest`, without its end ("\n" or "\r\n"). */
-static span next_line(span *rest) {
-    const char *newline = memchr(rest->data, '\n', rest->size);
-    size_t taken = newline ? (size_t)(newline - rest->data) + 1 : rest->size;
-    span line = {rest->data, newline ? taken - 1 : taken};
-    if (line.size && line.data[line.size - 1] == '\r') line.size--;
-    rest->data += taken;
-    rest->size -= taken;
-    return line;
-}
-
-/* The next document of the file, in place; size 0 at the end. */
-static span next_document(span *rest, ht_documents separated) {
-    span document = {rest->data, 0};
-    while (rest->size) {
-        span line = next_line(rest);
-        if (line.size == 0) {
-            if (document.size) break;
-            continue;
-        }
-        if (document.size == 0) document.data = line.data;
-        document.size = (size_t)(line.data + line.size - document.data);
-        if (separated == HT_DOCUMENTS_LINE) break;
-    }
-    return document;
-}
-
-static int is_held_out(span document, double share) {
+static int is_held_out(ht_span document, double share) {
     char hash[HT_HASH_LEN], head[17];
     ht_hash(document.data, document.size, hash);
     memcpy(head, hash, 16);
@@ -58,7 +25,7 @@ static int is_held_out(span document, double share) {
     return (double)strtoull(head, NULL, 16) * 0x1p-64 < share;
 }
 
-static ht_status add_document(reader *r, span document, ht_error *err) {
+static ht_status add_document(reader *r, ht_span document, ht_error *err) {
     ht_status status = HT_OK;
     int32_t bos = ht_tokenizer_bos(r->tokenizer), eos = ht_tokenizer_eos(r->tokenizer);
     int64_t seq_len = r->config->seq_len, id = r->documents;
@@ -89,10 +56,10 @@ static ht_status read_file(reader *r, const char *path, ht_error *err) {
     ht_file_map map = {NULL, 0};
     ht_progress progress;
     HT_TRY(ht_file_map_open(&map, path, err));
-    span rest = {(const char *)map.data, map.size};
+    ht_span rest = {(const char *)map.data, map.size};
     ht_progress_start(&progress, path, (int64_t)(map.size >> 10));
     for (;;) {
-        span document = next_document(&rest, (ht_documents)r->config->documents);
+        ht_span document = ht_document_next(&rest, (ht_documents)r->config->documents);
         if (document.size == 0) break;
         HT_TRY(ht_sft_check_stop(err));
         status = add_document(r, document, err);
