@@ -43,6 +43,25 @@ static const ht_option compare_options[] = {
 };
 #undef S
 
+/* In the order of ht_documents. */
+static const char *const document_names[] = {"blank-line", "line", "whole", NULL};
+static const char *const template_names[] = {"none", NULL};
+
+#define S ht_perplexity_config
+static const ht_option perplexity_options[] = {
+    HT_OPT_PATH(S, model, "model", NULL, HT_OPTION_REQUIRED, "model folder"),
+    HT_OPT_PATH(S, text, "text", NULL, HT_OPTION_REQUIRED, "plain-text file"),
+    HT_OPT_CHOICE(S, documents, "documents", "whole", document_names, 0,
+                  "the file is one text, or documents that are separated so"),
+    HT_OPT_CHOICE(S, which, "template", "none", template_names, 0, "plain text has none"),
+    HT_OPT_INT(S, seq_len, "seq_len", "0", 0, 1 << 24, 0,
+               "tokens a window, 2 at least; 0: the model's positions"),
+    HT_OPT_INT(S, pass_tokens, "pass_tokens", "0", 0, 1 << 24, 0,
+               "tokens a forward pass, a window at least; bounds memory"),
+    PLACE_OPTIONS(S),
+};
+#undef S
+
 static const ht_option table_options[] = {
     HT_OPT_PATH(ht_table_config, db, "db", NULL, HT_OPTION_REQUIRED, "database"),
     HT_OPT_STRINGS(ht_table_config, models, "models", NULL, 0,
@@ -64,6 +83,11 @@ static const ht_command commands[] = {
      .parts = {{compare_options, COUNT(compare_options), 0}},
      .config_size = sizeof(ht_evaluate_config),
      .run = ht_evaluate_compare},
+    {.name = "perplexity",
+     .summary = "mean negative log-likelihood a token of plain text",
+     .parts = {{perplexity_options, COUNT(perplexity_options), 0}},
+     .config_size = sizeof(ht_perplexity_config),
+     .run = ht_evaluate_perplexity},
     {.name = "table",
      .summary = "the table of versions",
      .parts = {{table_options, COUNT(table_options), 0}},
