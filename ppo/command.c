@@ -115,10 +115,14 @@ static ht_status check_config(const ht_ppo_config *config, ht_error *err) {
     return HT_OK;
 }
 
-/* Reward models read the policy's own ids: decoding and encoding again could change them. */
-static ht_status check_tokenizer(const char *folder, const char *hash, ht_error *err) {
+/* A trained reward model that reads the policy's own ids: decoding and encoding again could change them. */
+static ht_status check_reward_model(const char *folder, const char *hash, ht_error *err) {
     ht_status status = HT_OK;
+    ht_llama_config shape;
     char path[HT_PATH_MAX], other[HT_HASH_LEN];
+    HT_TRY(ht_model_folder_config(folder, &shape, err));
+    if (shape.head != HT_HEAD_SCALAR)
+        return ht_fail(err, HT_ERR_DATA, "\"%s\" is a language model, not a reward model", folder);
     HT_TRY(ht_model_folder_tokenizer(folder, path, err));
     HT_TRY(ht_file_hash(path, other, err));
     if (strcmp(hash, other))
@@ -233,8 +237,8 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     HT_TRY(ht_store_open(&s.store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_model_folder_tokenizer(config->model, tokenizer, err));
     HT_TRY(ht_tokenizer_open(&s.tokenizer, tokenizer, err));
-    HT_TRY(check_tokenizer(config->helpful, ht_tokenizer_hash(s.tokenizer), err));
-    HT_TRY(check_tokenizer(config->safe, ht_tokenizer_hash(s.tokenizer), err));
+    HT_TRY(check_reward_model(config->helpful, ht_tokenizer_hash(s.tokenizer), err));
+    HT_TRY(check_reward_model(config->safe, ht_tokenizer_hash(s.tokenizer), err));
     s.task.store = s.store;
     s.task.tokenizer = s.tokenizer;
     if (!config->train.dry_run) HT_TRY(register_models(&s.task, config, err));

@@ -1,0 +1,61 @@
+# lib.sh: what the pipeline tests share. Sourced: `. tests/pipeline/lib.sh NAME BUILD_FOLDER PROGRAM...` skips the test when a program is
+# not built, and sets $work (a folder removed at the end) and $bin; the last line of a test is `finish`.
+set -u
+name=$1
+bin=$2/bin
+shift 2
+for program in "$@"; do
+    [ -x "$bin/$program" ] || { echo "skipped: $program is not built"; exit 77; }
+done
+work=$(mktemp -d "/tmp/halter-$name-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
+expect() {
+    local code=$1 text=$2 got
+    shift 2
+    "$@" > "$work/output" 2>&1
+    got=$?
+    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
+        fail "wanted exit code $code and \"$text\", got $got: $*"
+        tail -n 5 "$work/output"
+    fi
+}
+
+# number FILE KEY [N]: the N-th number (the first) of that key in a JSON file
+number() { grep -oE "\"$2\": *[-0-9.e+]+" "$1" | sed -n "${3:-1}s/.*: *//p"; }
+
+# holds EXPRESSION TEXT: an awk expression that must be true
+holds() { awk "BEGIN { exit !($1) }" || fail "$2: $1"; }
+
+# same FOLDER_A FOLDER_B: the files that must not depend on where a run was stopped
+same() {
+    local file
+    for file in model.safetensors config.json metrics.jsonl; do
+        cmp "$1/$file" "$2/$file" || fail "$file differs between $1 and $2"
+    done
+    [ ! -e "$2/state" ] || fail "$2/state is left"
+}
+
+# kill_at FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then kills without warning
+kill_at() {
+    local folder=$1 step=$2 pid
+    shift 2
+    "$@" --out "$folder" > "$work/output" 2>&1 &
+    pid=$!
+    for _ in $(seq 2000); do
+        grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null && break
+        kill -0 $pid 2> /dev/null || break
+        sleep 0.005
+    done
+    kill -KILL $pid 2> /dev/null
+    wait $pid 2> /dev/null
+}
+
+finish() {
+    [ $failures -eq 0 ] && echo "$name: all as expected"
+    exit $((failures > 0))
+}
