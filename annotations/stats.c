@@ -109,6 +109,7 @@ static ht_status run_check(void *configuration, const ht_invocation *invocation,
     ht_status status;
     HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_store_check(store, config->json ? collect_finding : print_finding, list, &findings, err));
+    if (!findings && !config->json) printf("%s: no damage found\n", config->db);
     HT_TRY(finish_output(config->json ? list : NULL, err));
     if (findings) status = ht_fail(err, HT_ERR_DATA, "%s: %lld findings", config->db, (long long)findings);
 done:

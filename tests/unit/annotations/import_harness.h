@@ -74,7 +74,7 @@ static const char *write_text(const char *name, const char *text) {
 
 /* Runs a command with the words of `line` (no spaces inside them), stdout kept in `output`. */
 static ht_status run_command(const ht_command *command, const char *line) {
-    char words[1024], *argv[32];
+    char words[1100], *argv[32];
     int argc = 0;
     snprintf(words, sizeof words, "%s %s", command->name, line);
     for (char *word = strtok(words, " "); word; word = strtok(NULL, " "))
