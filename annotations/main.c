@@ -2,6 +2,7 @@
  * halter-annotations: annotations in, out, counted and checked.
  */
 #include "annotations/commands.h"
+#include "annotations/sample.h"
 #include "annotations/synth.h"
 
 int main(int argc, char **argv) {
@@ -10,6 +11,7 @@ int main(int argc, char **argv) {
         ht_annotations_stats_command,
         ht_annotations_export_command,
         ht_annotations_check_command,
+        ht_annotations_sample_command,
         ht_annotations_synth_command,
     };
     const ht_program program = {
