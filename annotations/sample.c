@@ -20,7 +20,7 @@
 typedef struct sample_config {
     char *db, *model, *other, *out;
     int64_t prompts, test_prompts, round, seed, first_round, end_round, threads;
-    int64_t max_prompt_tokens, max_new_tokens, tries, sequences, chunk;
+    int64_t max_prompt_tokens, max_new_tokens, tries, sequences, cache_tokens, chunk;
     ht_floats temperatures;
     double top_p;
     int kind, too_long, dtype, backend;
@@ -52,7 +52,9 @@ static const ht_option options[] = {
     HT_OPT_INT(S, max_prompt_tokens, "max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
     HT_OPT_CHOICE(S, too_long, "too_long", "skip", ht_too_long_names, 0, "what to do with a longer prompt"),
     HT_OPT_INT(S, tries, "tries", "4", 1, 100, 0, "second responses drawn before a pair that says the same is left out"),
-    HT_OPT_INT(S, sequences, "sequences", "128", 1, HT_LOGIT_ROWS, 0, "responses sampled at once; bounds the KV cache"),
+    HT_OPT_INT(S, sequences, "sequences", "128", 1, HT_LOGIT_ROWS, 0, "most responses sampled at once"),
+    HT_OPT_INT(S, cache_tokens, "cache_tokens", "0", 0, 1e12, 0,
+               "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, chunk, "chunk", "1024", 1, 1 << 20, 0, "responses sampled and kept at once"),
     HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_train_dtype_names, 0, "type of weights and activations"),
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
@@ -98,8 +100,9 @@ static ht_status draw_side(session *s, int side, int64_t attempt, ht_policy *pol
                          .top_p = c->top_p,
                          .max_new_tokens = c->max_new_tokens,
                          .chunk = c->chunk};
+    int64_t longest = c->max_prompt_tokens + c->max_new_tokens;
     ht_engine_limits limits = {.max_sequences = c->sequences,
-                               .cache_tokens = c->sequences * (c->max_prompt_tokens + c->max_new_tokens)};
+                               .cache_tokens = c->cache_tokens ? c->cache_tokens : c->sequences * longest};
     ht_llama_config shape;
     int64_t missing;
     HT_TRY(ht_calloc(&list.draws, s->prompts.count, sizeof(ht_draw), err));
@@ -272,6 +275,10 @@ static ht_status run(void *values, const ht_invocation *invocation, ht_error *er
     (void)invocation;
     if (!c->temperatures.count) return ht_fail(err, HT_ERR_USAGE, "temperatures is empty");
     if (!c->prompts && !c->test_prompts) return ht_fail(err, HT_ERR_USAGE, "prompts and test_prompts are both 0");
+    if (c->cache_tokens && c->cache_tokens < c->max_prompt_tokens + c->max_new_tokens)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "cache_tokens = %" PRId64 " is below max_prompt_tokens + max_new_tokens = %" PRId64,
+                       c->cache_tokens, c->max_prompt_tokens + c->max_new_tokens);
     HT_TRY(ht_store_open(&s.store, c->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_file_create(&s.writer, c->out, err));
     HT_TRY(open_sources(&s, err));

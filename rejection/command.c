@@ -40,7 +40,9 @@ static const ht_option options[] = {
     HT_OPT_FLOAT(S, top_p, "sample.top_p", "1", 1e-6, 1, 0, "draw from the most probable tokens of this mass; 1: off"),
     HT_OPT_INT(S, max_new_tokens, "sample.max_new_tokens", "512", 1, 1 << 20, 0, "longest response, tokens"),
     HT_OPT_INT(S, sequences, "sample.sequences", "128", 1, HT_LOGIT_ROWS, 0,
-               "responses sampled at once; bounds the KV cache"),
+               "most responses sampled at once"),
+    HT_OPT_INT(S, cache_tokens, "sample.cache_tokens", "0", 0, 1e12, 0,
+               "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, chunk, "sample.chunk", "64", 1, 1 << 20, 0, "prompts sampled and kept at once"),
     HT_OPT_INT(S, score_tokens, "score.tokens", "4096", 8, 1 << 24, 0,
                "tokens a forward pass of a reward model; bounds memory"),
@@ -79,6 +81,11 @@ static ht_status check_config(const ht_rejection_config *c, ht_error *err) {
         return ht_fail(err, HT_ERR_USAGE,
                        "score.tokens = %" PRId64 " is below data.max_prompt_tokens + sample.max_new_tokens = %" PRId64,
                        c->score_tokens, longest);
+    if (c->cache_tokens && c->cache_tokens < longest)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "sample.cache_tokens = %" PRId64
+                       " is below data.max_prompt_tokens + sample.max_new_tokens = %" PRId64,
+                       c->cache_tokens, longest);
     return HT_OK;
 }
 
@@ -118,7 +125,7 @@ typedef struct session {
 static ht_engine_limits engine_limits(const ht_rejection_config *c) {
     int64_t longest = c->max_prompt_tokens + c->max_new_tokens;
     return (ht_engine_limits){.max_sequences = c->sequences,
-                              .cache_tokens = c->sequences * longest,
+                              .cache_tokens = c->cache_tokens ? c->cache_tokens : c->sequences * longest,
                               .prefill_tokens = HT_POLICY_PREFILL};
 }
 

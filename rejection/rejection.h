@@ -29,7 +29,7 @@ typedef struct ht_rejection_config {
     int64_t first_round, end_round;        /* of the prompts */
     int64_t max_prompt_tokens;
     int too_long; /* ht_too_long */
-    int64_t k, max_new_tokens, sequences, chunk;
+    int64_t k, max_new_tokens, sequences, cache_tokens, chunk;
     ht_floats temperatures;
     double top_p;
     int64_t score_tokens;

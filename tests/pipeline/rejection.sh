@@ -69,6 +69,7 @@ expect 0 "0 findings" bash -c "'$annotations' check --db '$work/p.db' && echo 0 
 expect 0 "only 24 fit" "${sample[@]}" --db "$work/p.db" --out "$work/few.csv" --test-prompts 100
 expect 0 "left out" "${sample[@]}" --db "$work/p.db" --out "$work/same.csv" --other "" --max-new-tokens 1 --temperatures 0.01 --tries 2 --seed 3
 expect 2 "both 0" "${sample[@]}" --db "$work/p.db" --out "$work/x.csv" --prompts 0 --test-prompts 0
+expect 2 "cache_tokens = 9 " "${sample[@]}" --db "$work/p.db" --out "$work/x.csv" --cache-tokens 9
 expect 3 "a reward model" "${sample[@]}" --db "$work/p.db" --out "$work/x.csv" --model "$work/safety"
 expect 3 "max_new_tokens" "${sample[@]}" --db "$work/p.db" --out "$work/x.csv" --max-new-tokens 20
 expect 4 "/missing/" "${sample[@]}" --db "$work/p.db" --out "$work/missing/x.csv"
@@ -144,6 +145,7 @@ expect 2 "number of temperatures" "${reject[@]}" --db "$work/p.db" --set sample.
 expect 2 "has 1 twice" "${reject[@]}" --db "$work/p.db" --set sample.temperatures=1,1.0
 expect 2 "is empty" "${reject[@]}" --db "$work/p.db" --set sample.temperatures=
 expect 0 "have one sample more" "${reject[@]}" --db "$work/p.db" --set sample.k=5 --dry-run
+expect 2 "sample.cache_tokens = 32" "${reject[@]}" --db "$work/p.db" --set sample.cache_tokens=32
 expect 2 "score.tokens = 32" "${reject[@]}" --db "$work/p.db" --set score.tokens=32
 expect 2 "positions of" "${reject[@]}" --db "$work/p.db" --set data.max_prompt_tokens=50
 expect 3 "a reward model is needed" "${reject[@]}" --db "$work/p.db" --safe "$work/base"
