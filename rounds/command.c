@@ -57,9 +57,10 @@ static ht_status program_folder(char out[HT_PATH_MAX], ht_error *err) {
 static ht_status open_run(const ht_rounds_config *config, const ht_invocation *invocation, ht_error *err) {
     ht_status status = HT_OK;
     json_t *before = NULL;
-    char note[HT_PATH_MAX], steps[HT_PATH_MAX];
+    char note[HT_PATH_MAX], steps[HT_PATH_MAX], logs[HT_PATH_MAX];
     HT_TRY(ht_path_join(note, config->run, "run.json", err));
     HT_TRY(ht_path_join(steps, config->run, "steps", err));
+    HT_TRY(ht_path_join(logs, config->run, "logs", err));
     if (ht_path_exists(note)) {
         HT_TRY(ht_json_read(note, &before, err));
         status = ht_config_check_same(invocation->command, before, invocation->resolved, err);
@@ -77,6 +78,7 @@ static ht_status open_run(const ht_rounds_config *config, const ht_invocation *i
     }
     HT_TRY(ht_folder_check_writable(config->run, err));
     HT_TRY(ht_folder_create(steps, err));
+    HT_TRY(ht_folder_create(logs, err));
     HT_TRY(ht_json_write(note, invocation->resolved, err));
 done:
     json_decref(before);

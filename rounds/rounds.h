@@ -31,7 +31,7 @@ typedef struct ht_rounds_config {
 typedef struct ht_step {
     char name[96];   /* "round-2-rejection": also its file in steps/ and logs/ */
     char **argv;     /* NULL-terminated; argv[0] is a program beside this one */
-    char *stdout_to; /* file that takes its standard output; NULL: ours */
+    char *stdout_to; /* file that takes its standard output; NULL: logs/NAME.out, or ours for the last step */
     char *waits_for; /* file that a person must provide first; NULL: none */
     char *to_fill;   /* the file they fill in */
     int64_t round;   /* 0: before the first */

@@ -82,14 +82,15 @@ static ht_status child_status(int exit_code) {
     }
 }
 
-/* Runs a step and leaves its file in steps/. */
-static ht_status run_step(const ht_step *step, const char *programs, const char *mark, ht_error *err) {
+/* Runs a step and leaves its file in steps/. What it prints on stdout goes to `output`; NULL: to ours. */
+static ht_status run_step(const ht_step *step, const char *programs, const char *mark, const char *output,
+                          ht_error *err) {
     ht_status status = HT_OK;
     char program[HT_PATH_MAX], *line = NULL, *temporary = NULL;
     int exit_code = 0;
     HT_TRY(ht_path_join(program, programs, step->argv[0], err));
     HT_TRY(command_line(step, &line, err));
-    if (step->stdout_to) HT_TRY(ht_format(&temporary, err, "%s.tmp", step->stdout_to));
+    if (output) HT_TRY(ht_format(&temporary, err, "%s.tmp", output));
     ht_info("  $ %s", line);
     HT_TRY(run_child(step, program, temporary, &exit_code, err));
     if (exit_code) {
@@ -97,7 +98,7 @@ static ht_status run_step(const ht_step *step, const char *programs, const char 
                          step->name, exit_code, ht_status_text(child_status(exit_code)));
         goto done;
     }
-    if (temporary && rename(temporary, step->stdout_to)) {
+    if (temporary && rename(temporary, output)) {
         status = ht_fail(err, HT_ERR_IO, "cannot rename %s: %s", temporary, strerror(errno));
         goto done;
     }
@@ -121,7 +122,7 @@ ht_status ht_plan_run(const ht_plan *plan, const ht_rounds_config *config, const
     double started = ht_now();
     for (size_t i = 0; i < plan->count; i++) {
         const ht_step *step = &plan->steps[i];
-        char mark[HT_PATH_MAX], relative[160], folder[HT_PATH_MAX];
+        char mark[HT_PATH_MAX], log[HT_PATH_MAX], relative[160], folder[HT_PATH_MAX];
         snprintf(relative, sizeof relative, "steps/%s", step->name);
         HT_TRY(ht_path_join(mark, config->run, relative, err));
         int is_last = i + 1 == plan->count; /* the table: shown every time */
@@ -143,7 +144,9 @@ ht_status ht_plan_run(const ht_plan *plan, const ht_rounds_config *config, const
             HT_TRY(ht_folder_create(folder, err));
         }
         ht_info("[%zu/%zu] %s", i + 1, plan->count, step->name);
-        HT_TRY(run_step(step, programs, mark, err));
+        snprintf(relative, sizeof relative, "logs/%s.out", step->name);
+        HT_TRY(ht_path_join(log, config->run, relative, err));
+        HT_TRY(run_step(step, programs, mark, is_last ? NULL : step->stdout_to ? step->stdout_to : log, err));
     }
     ht_info("done in %.0f s", ht_now() - started);
 done:
