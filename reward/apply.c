@@ -39,14 +39,15 @@ typedef struct applying {
 } applying;
 
 static ht_status too_long(const applying *a, int64_t length, ht_error *err) {
-    return ht_fail(err, HT_ERR_DATA, "prompt and response have %" PRId64 " tokens, above %" PRId64
-                                     " (--pass-tokens or the model's positions)",
+    return ht_fail(err, HT_ERR_DATA,
+                   "prompt and response have %" PRId64 " tokens, above %" PRId64
+                   " (--pass-tokens or the model's positions)",
                    length, a->judge.max_tokens);
 }
 
 /* Encodes a response and puts it into the waiting ones; the message of an error lacks the place. */
-static ht_status enqueue(applying *a, int64_t id, const ht_messages *messages, const ht_response_row *response,
-                         ht_error *err) {
+static ht_status enqueue(applying *a, int64_t id, const ht_messages *messages,
+                         const ht_response_row *response, ht_error *err) {
     ht_status status = HT_OK;
     ht_prompt prompt = {messages->items, messages->count};
     int from_text = 0;
@@ -76,7 +77,8 @@ static ht_status score_waiting(applying *a, ht_error *err) {
     for (int64_t i = 0; i < count; i++) {
         double score = (double)w->scores[i];
         if (!isfinite(score)) {
-            status = ht_fail(err, HT_ERR_RUN, "the score of response %" PRId64 " is %g", w->sequences.ids[i], score);
+            status = ht_fail(err, HT_ERR_RUN, "the score of response %" PRId64 " is %g", w->sequences.ids[i],
+                             score);
             goto done;
         }
         a->sum += score;
@@ -92,7 +94,8 @@ static void empty_waiting(applying *a) {
     if (a->waiting.lines) json_array_clear(a->waiting.lines);
 }
 
-/* --- the database ----------------------------------------------------------------------------------------- */
+/* --- the database -----------------------------------------------------------------------------------------
+ */
 
 static ht_status flush_to_store(applying *a, ht_error *err) {
     ht_status status = HT_OK;
@@ -125,8 +128,8 @@ done:
 }
 
 /* The filter of the responses; this model's scores come with them, so that scored ones are known. */
-static ht_status response_filter(const applying *a, const ht_reward_apply_config *config, ht_store_filter *filter,
-                                 ht_error *err) {
+static ht_status response_filter(const applying *a, const ht_reward_apply_config *config,
+                                 ht_store_filter *filter, ht_error *err) {
     ht_status status = HT_OK;
     ht_model_row sampler;
     int found = 0;
@@ -161,7 +164,8 @@ static ht_status score_rows(applying *a, const ht_store_filter *filter, ht_error
         ht_progress_update(&progress, a->scored + a->present, NULL);
         status = ht_stop_requested();
         if (status != HT_OK) {
-            ht_fail(err, status, "stopped; %" PRId64 " responses are scored, another run goes on with the rest",
+            ht_fail(err, status,
+                    "stopped; %" PRId64 " responses are scored, another run goes on with the rest",
                     a->scored);
             goto done;
         }
@@ -176,15 +180,17 @@ done:
 static void print_summary(const applying *a, int as_json) {
     double n = (double)a->scored, mean = a->sum / n, deviation = sqrt(fmax(a->squares / n - mean * mean, 0));
     if (as_json && a->scored)
-        printf("{\"scored\": %" PRId64 ", \"already_scored\": %" PRId64 ", \"mean\": %.9g, \"sd\": %.9g}\n", a->scored,
-               a->present, mean, deviation);
+        printf("{\"scored\": %" PRId64 ", \"already_scored\": %" PRId64 ", \"mean\": %.9g, \"sd\": %.9g}\n",
+               a->scored, a->present, mean, deviation);
     else if (as_json)
-        printf("{\"scored\": 0, \"already_scored\": %" PRId64 ", \"mean\": null, \"sd\": null}\n", a->present);
+        printf("{\"scored\": 0, \"already_scored\": %" PRId64 ", \"mean\": null, \"sd\": null}\n",
+               a->present);
     else
         printf("scored %" PRId64 ", already scored %" PRId64 "\n", a->scored, a->present);
     if (!as_json && a->scored) printf("mean %.4f, sd %.4f\n", mean, deviation);
     if (a->from_text)
-        ht_info("%" PRId64 " responses sampled with another tokenizer are encoded from their text", a->from_text);
+        ht_info("%" PRId64 " responses sampled with another tokenizer are encoded from their text",
+                a->from_text);
 }
 
 static ht_status apply_to_store(applying *a, const ht_reward_apply_config *config, ht_error *err) {
@@ -202,7 +208,8 @@ done:
     return status;
 }
 
-/* --- a file ----------------------------------------------------------------------------------------------- */
+/* --- a file -----------------------------------------------------------------------------------------------
+ */
 
 /* The input's objects with "score" and "sigmoid" added, a line each. */
 static ht_status flush_to_stdout(applying *a, ht_error *err) {
@@ -298,7 +305,8 @@ ht_status ht_reward_apply(void *configuration, const ht_invocation *invocation, 
     applying *a = NULL;
     (void)invocation;
     if (to_store == to_lines)
-        return ht_fail(err, HT_ERR_USAGE, to_store ? "give --db or --input, not both" : "give --db or --input");
+        return ht_fail(err, HT_ERR_USAGE,
+                       to_store ? "give --db or --input, not both" : "give --db or --input");
     HT_TRY(ht_calloc(&a, 1, sizeof *a, err));
     if (to_store) HT_TRY(ht_store_open(&a->store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_reward_judge_open(&a->judge, &config->place, err));

@@ -17,16 +17,17 @@
 
 static const char *const split_names[] = {"all", "train", "test"};
 
-static ht_status load_pairs(const ht_reward_evaluate_config *config, const ht_reward_judge *judge, ht_store *store,
-                            ht_pair_set *set, ht_error *err) {
+static ht_status load_pairs(const ht_reward_evaluate_config *config, const ht_reward_judge *judge,
+                            ht_store *store, ht_pair_set *set, ht_error *err) {
     const ht_pair_query query = {.filter = ht_reward_filter(&config->rows),
                                  .max_tokens = judge->max_tokens,
                                  .too_long = (ht_too_long)config->too_long};
     ht_status status = ht_pair_set_load(set, store, &query, &judge->chat, err);
     if (status == HT_OK && !set->count)
-        status = ht_fail(err, HT_ERR_DATA,
-                         "%s: there is no comparison to evaluate on (split \"%s\", kind, rounds and source given)",
-                         config->db, split_names[config->rows.split]);
+        status =
+            ht_fail(err, HT_ERR_DATA,
+                    "%s: there is no comparison to evaluate on (split \"%s\", kind, rounds and source given)",
+                    config->db, split_names[config->rows.split]);
     return status;
 }
 
@@ -80,8 +81,8 @@ static ht_status record_report(ht_store *store, const ht_reward_evaluate_config 
     HT_TRY(ht_store_begin(store, err));
     HT_TRY(record(store, model_id, split, "accuracy", json_object_get(report, "accuracy"), details, err));
     HT_TRY(record(store, model_id, split, "accuracy_se", json_object_get(report, "accuracy_se"), NULL, err));
-    HT_TRY(record(store, model_id, split, "ece", json_object_get(json_object_get(report, "calibration"), "ece"), NULL,
-                  err));
+    HT_TRY(record(store, model_id, split, "ece",
+                  json_object_get(json_object_get(report, "calibration"), "ece"), NULL, err));
     json_object_foreach(kinds, kind, row) {
         snprintf(name, sizeof name, "accuracy_%s", kind);
         HT_TRY(record(store, model_id, split, name, json_object_get(row, "accuracy"), NULL, err));

@@ -12,16 +12,19 @@ static double softplus(double x) {
     return fmax(x, 0) + log1p(exp(-fabs(x)));
 }
 
-ht_status ht_reward_margins(ht_reward_loss *loss, ht_margin_kind kind, const ht_floats *table, ht_error *err) {
+ht_status ht_reward_margins(ht_reward_loss *loss, ht_margin_kind kind, const ht_floats *table,
+                            ht_error *err) {
     enum { RATINGS = HT_RATING_SIGNIFICANTLY };
     memset(loss->margin, 0, sizeof loss->margin);
     if (kind != HT_MARGIN_TABLE && table->count)
-        return ht_fail(err, HT_ERR_USAGE, "reward.margin_table is given, but reward.margin = \"%s\", not \"table\"",
+        return ht_fail(err, HT_ERR_USAGE,
+                       "reward.margin_table is given, but reward.margin = \"%s\", not \"table\"",
                        ht_margin_names[kind]);
     if (kind == HT_MARGIN_TABLE && table->count != RATINGS)
-        return ht_fail(err, HT_ERR_USAGE,
-                       "reward.margin_table has %zu numbers, not %d (negligibly, slightly, better, significantly)",
-                       table->count, RATINGS);
+        return ht_fail(
+            err, HT_ERR_USAGE,
+            "reward.margin_table has %zu numbers, not %d (negligibly, slightly, better, significantly)",
+            table->count, RATINGS);
     for (int i = 0; i < RATINGS; i++) {
         double third = (double)i / 3.0;
         loss->margin[i + 1] = kind == HT_MARGIN_SMALL   ? third
@@ -40,7 +43,8 @@ int ht_reward_labels(ht_safety safety, ht_safety_labels *labels) {
     return labels->chosen < 0 ? 0 : 2;
 }
 
-/* Adds -log of the label's probability to *total; returns its derivative by the score, sigmoid(score) - label. */
+/* Adds -log of the label's probability to *total; returns its derivative by the score, sigmoid(score) -
+ * label. */
 static double cross_entropy(double score, int label, double *total) {
     *total += softplus(label ? -score : score);
     return ht_sigmoid(score) - (double)label;

@@ -24,16 +24,17 @@ ht_status ht_mix_init(ht_mix *mix, const ht_pair_set *set, double own_share, int
             mix->rest[mix->rest_count++] = (int64_t)i;
     }
     if (!mix->own_count) {
-        status = ht_fail(err, HT_ERR_DATA, "no comparison of the reward model's own kind fits the filter (split, round, "
-                                           "source)");
+        status = ht_fail(err, HT_ERR_DATA,
+                         "no comparison of the reward model's own kind fits the filter (split, round, "
+                         "source)");
         goto done;
     }
     double wanted = round((double)mix->own_count * (1 - own_share) / own_share);
     mix->drawn = wanted < (double)mix->rest_count ? (int64_t)wanted : mix->rest_count;
     mix->own_share = (double)mix->own_count / (double)ht_mix_count(mix);
     if ((double)mix->rest_count < wanted)
-        ht_warn("reward.own_share = %g asks for %.0f other comparisons beside %" PRId64 " own ones; there are %" PRId64
-                ": the own share is %.4f",
+        ht_warn("reward.own_share = %g asks for %.0f other comparisons beside %" PRId64
+                " own ones; there are %" PRId64 ": the own share is %.4f",
                 own_share, wanted, mix->own_count, mix->rest_count, mix->own_share);
     HT_TRY(ht_calloc(&mix->draw, (size_t)mix->rest_count, sizeof(int64_t), err));
     HT_TRY(ht_calloc(&mix->places, (size_t)ht_mix_count(mix), sizeof(int64_t), err));
@@ -51,7 +52,8 @@ void ht_mix_free(ht_mix *mix) {
 }
 
 void ht_mix_order(const ht_mix *mix, int64_t epoch, int64_t *order) {
-    ht_rng_permutation(mix->seed, ht_rng_stream(HT_RNG_CHOICE, (uint64_t)epoch, DATA_SET), mix->rest_count, mix->draw);
+    ht_rng_permutation(mix->seed, ht_rng_stream(HT_RNG_CHOICE, (uint64_t)epoch, DATA_SET), mix->rest_count,
+                       mix->draw);
     ht_rng_permutation(mix->seed, ht_rng_stream(HT_RNG_ORDER, (uint64_t)epoch, DATA_SET), ht_mix_count(mix),
                        mix->places);
     for (int64_t i = 0; i < ht_mix_count(mix); i++)

@@ -1,8 +1,8 @@
 /*
  * mix.h: which pairs an epoch trains on, and in which order.
  *
- * Every epoch takes all own pairs once, and as many of the rest, drawn anew without replacement, as make the own pairs
- * the declared share of the whole. Llama 2 section 3.2.2: helpfulness 50 % own, safety 90 % own.
+ * Every epoch takes all own pairs once, and as many of the rest, drawn anew without replacement, as make the
+ * own pairs the declared share of the whole. Llama 2 section 3.2.2: helpfulness 50 % own, safety 90 % own.
  */
 #ifndef HT_REWARD_MIX_H
 #define HT_REWARD_MIX_H
@@ -20,8 +20,8 @@ typedef struct ht_mix {
 } ht_mix;
 
 /*
- * own_share in (0, 1]. drawn = own * (1 - own_share) / own_share, to the nearest; when the rest has fewer, all of them
- * are taken and a warning says the share that is reached. HT_ERR_DATA when there is no own pair.
+ * own_share in (0, 1]. drawn = own * (1 - own_share) / own_share, to the nearest; when the rest has fewer,
+ * all of them are taken and a warning says the share that is reached. HT_ERR_DATA when there is no own pair.
  */
 ht_status ht_mix_init(ht_mix *mix, const ht_pair_set *set, double own_share, int64_t seed, ht_error *err);
 void ht_mix_free(ht_mix *mix);

@@ -41,7 +41,8 @@ static const ht_option train_options[] = {
                   "what to do with a longer one"),
     HT_OPT_INT(ht_reward_config, batch_size, "data.batch_size", "512", 1, 1 << 20, 0,
                "pairs an optimizer step"),
-    HT_OPT_INT(ht_reward_config, epochs, "data.epochs", "1", 1, 1000, 0, "times the own comparisons are seen"),
+    HT_OPT_INT(ht_reward_config, epochs, "data.epochs", "1", 1, 1000, 0,
+               "times the own comparisons are seen"),
     HT_OPT_INT(ht_reward_config, eval_pairs, "data.eval_pairs", "1000", 0, 1 << 30, 0,
                "own comparisons of the test split to evaluate on; 0: all"),
 };
@@ -56,14 +57,16 @@ static const ht_option place_options[] = {
                "tokens a forward pass, also the longest sequence; 0: the model's positions"),
 };
 
-#define ROWS_OPTIONS(SPLIT)                                                                                      \
-    {                                                                                                            \
-        HT_OPT_CHOICE(ht_reward_rows, split, "split", SPLIT, any_split_names, 0, "split of the dialogue"),       \
-        HT_OPT_CHOICE(ht_reward_rows, kind, "kind", "all", any_kind_names, 0, "kind of the dialogue"),           \
-        HT_OPT_INT(ht_reward_rows, rounds.first, "first_round", "0", 0, 1000000, 0, "first round of rows to take"), \
-        HT_OPT_INT(ht_reward_rows, rounds.last, "last_round", "-1", -1, 1000000, 0,                              \
-                   "last round of rows to take; -1: no end"),                                                    \
-        HT_OPT_STRING(ht_reward_rows, source, "source", NULL, 0, "rows of this source; none given: all"),        \
+#define ROWS_OPTIONS(SPLIT)                                                                                  \
+    {                                                                                                        \
+        HT_OPT_CHOICE(ht_reward_rows, split, "split", SPLIT, any_split_names, 0, "split of the dialogue"),   \
+            HT_OPT_CHOICE(ht_reward_rows, kind, "kind", "all", any_kind_names, 0, "kind of the dialogue"),   \
+            HT_OPT_INT(ht_reward_rows, rounds.first, "first_round", "0", 0, 1000000, 0,                      \
+                       "first round of rows to take"),                                                       \
+            HT_OPT_INT(ht_reward_rows, rounds.last, "last_round", "-1", -1, 1000000, 0,                      \
+                       "last round of rows to take; -1: no end"),                                            \
+            HT_OPT_STRING(ht_reward_rows, source, "source", NULL, 0,                                         \
+                          "rows of this source; none given: all"),                                           \
     }
 static const ht_option evaluate_rows[] = ROWS_OPTIONS("test");
 static const ht_option apply_rows[] = ROWS_OPTIONS("all");

@@ -11,16 +11,18 @@
 
 _Static_assert(sizeof(ht_pair) == 40, "no padding: the bytes of pairs are hashed");
 
-ht_status ht_reward_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response, ht_chat_ids *out,
-                           int *from_text, ht_error *err) {
+ht_status ht_reward_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response,
+                           ht_chat_ids *out, int *from_text, ht_error *err) {
     int has_ids = response->tokens && response->token_count > 0;
     int usable = has_ids && response->tokenizer_hash &&
                  strcmp(response->tokenizer_hash, ht_tokenizer_hash(chat->tokenizer)) == 0;
     if (from_text) *from_text = has_ids && !usable;
     if (usable)
-        return ht_chat_encode_response(chat, prompt, response->tokens, (size_t)response->token_count, out, err);
+        return ht_chat_encode_response(chat, prompt, response->tokens, (size_t)response->token_count, out,
+                                       err);
     return ht_chat_encode_dialog(chat, prompt, response->text,
-                                 response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED, out, err);
+                                 response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED,
+                                 out, err);
 }
 
 /* *index = that of a name, added when new; -1 for NULL. */
@@ -104,9 +106,10 @@ static ht_status take_pair(ht_pair_set *set, loader *l, const ht_comparison_row 
     if (length > l->query->max_tokens) {
         set->skipped++;
         if (l->query->too_long == HT_TOO_LONG_ERROR)
-            status = ht_fail(err, HT_ERR_DATA, "comparison %" PRId64 ": prompt and response have %" PRId64
-                             " tokens, above %" PRId64 " (data.max_tokens or the model's positions)",
-                             row->id, length, l->query->max_tokens);
+            status =
+                ht_fail(err, HT_ERR_DATA,
+                        "comparison %" PRId64 ": prompt and response have %" PRId64 " tokens, above %" PRId64,
+                        row->id, length, l->query->max_tokens);
         goto done;
     }
     if (length > set->longest) {
@@ -125,7 +128,8 @@ static void say(const ht_pair_set *set, const ht_pair_query *query) {
     if (set->identical)
         ht_warn("%" PRId64 " comparisons have two responses that do not differ as token ids", set->identical);
     if (set->from_text)
-        ht_info("%" PRId64 " responses sampled with another tokenizer are encoded from their text", set->from_text);
+        ht_info("%" PRId64 " responses sampled with another tokenizer are encoded from their text",
+                set->from_text);
 }
 
 ht_status ht_pair_set_load(ht_pair_set *set, ht_store *store, const ht_pair_query *query, const ht_chat *chat,

@@ -13,21 +13,21 @@
 #include "core/tokenizer/chat.h"
 
 /*
- * *out = prompt and response as the reward model reads them; the score is read at the last id. The response's stored
- * ids are taken as they are when they were sampled with this tokenizer; else its text is encoded, with EOS unless it
- * was cut at a length, and *from_text (may be NULL) is 1 when there were ids that could not be used.
- * Errors: as ht_chat_encode_dialog.
+ * *out = prompt and response as the reward model reads them; the score is read at the last id. The response's
+ * stored ids are taken as they are when they were sampled with this tokenizer; else its text is encoded, with
+ * EOS unless it was cut at a length, and *from_text (may be NULL) is 1 when there were ids that could not be
+ * used. Errors: as ht_chat_encode_dialog.
  */
-ht_status ht_reward_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response, ht_chat_ids *out,
-                           int *from_text, ht_error *err);
+ht_status ht_reward_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response,
+                           ht_chat_ids *out, int *from_text, ht_error *err);
 
 /* Which comparisons to read, and which of them are the reward model's own. */
 typedef struct ht_pair_query {
-    ht_store_filter filter;  /* kinds, splits, rounds */
-    ht_strings sources;      /* borrowed; empty: every source */
+    ht_store_filter filter; /* kinds, splits, rounds */
+    ht_strings sources;     /* borrowed; empty: every source */
     ht_kind own_kind;
-    ht_strings own_sources;  /* borrowed; empty: every source of own_kind */
-    int64_t max_tokens;      /* of a prompt with one response */
+    ht_strings own_sources; /* borrowed; empty: every source of own_kind */
+    int64_t max_tokens;     /* of a prompt with one response */
     ht_too_long too_long;
 } ht_pair_query;
 
@@ -47,14 +47,14 @@ typedef struct ht_pair_set {
     json_t *name_index; /* name -> index */
     char **names;
     size_t name_count, name_capacity;
-    int64_t longest, longest_id;          /* tokens of the longest sequence, and its comparison */
+    int64_t longest, longest_id;           /* tokens of the longest sequence, and its comparison */
     int64_t skipped, identical, from_text; /* pairs left out as too long; see above; responses */
 } ht_pair_set;
 
 /*
- * Reads the comparisons. A pair with a sequence above max_tokens: HT_ERR_DATA naming the comparison, its length and the
- * limit, or skipped, counted and said in the log. Also said: pairs whose sequences are the same, responses of another
- * tokenizer. An empty set is no error. Zeroed on failure.
+ * Reads the comparisons. A pair with a sequence above max_tokens: HT_ERR_DATA naming the comparison, its
+ * length and the limit, or skipped, counted and said in the log. Also said: pairs whose sequences are the
+ * same, responses of another tokenizer. An empty set is no error. Zeroed on failure.
  */
 ht_status ht_pair_set_load(ht_pair_set *set, ht_store *store, const ht_pair_query *query, const ht_chat *chat,
                            ht_error *err);

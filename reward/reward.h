@@ -17,16 +17,17 @@ typedef struct ht_reward_rounds {
     int64_t first, last; /* last -1: no end */
 } ht_reward_rounds;
 
-/* --- train ------------------------------------------------------------------------------------------------ */
+/* --- train ------------------------------------------------------------------------------------------------
+ */
 
 typedef struct ht_reward_config {
     ht_train_config train;
     char *db, *model;
-    int kind;              /* ht_kind */
-    int margin;            /* ht_margin_kind */
+    int kind;   /* ht_kind */
+    int margin; /* ht_margin_kind */
     ht_floats margin_table;
-    double aux_weight;     /* HT_REWARD_BY_KIND */
-    double own_share;      /* HT_REWARD_BY_KIND */
+    double aux_weight; /* HT_REWARD_BY_KIND */
+    double own_share;  /* HT_REWARD_BY_KIND */
     ht_strings own_sources, sources;
     ht_reward_rounds rounds;
     int64_t max_tokens;
@@ -37,12 +38,14 @@ typedef struct ht_reward_config {
 /* Of aux_weight: 0 for helpfulness, 1 for safety; of own_share: 0.5 and 0.9. */
 #define HT_REWARD_BY_KIND (-1.0)
 
-/* HT_ERR_USAGE for values between HT_REWARD_BY_KIND and what is allowed; *weight, *share are what is meant. */
+/* HT_ERR_USAGE for values between HT_REWARD_BY_KIND and what is allowed; *weight, *share are what is meant.
+ */
 ht_status ht_reward_settle(const ht_reward_config *config, double *weight, double *share, ht_error *err);
 
 ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_error *err);
 
-/* --- evaluate, apply -------------------------------------------------------------------------------------- */
+/* --- evaluate, apply --------------------------------------------------------------------------------------
+ */
 
 /* Where and how a reward model is run. */
 typedef struct ht_reward_place {

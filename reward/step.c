@@ -6,8 +6,8 @@
 
 #include "core/base/memory.h"
 
-ht_status ht_reward_pass_init(ht_reward_pass *pass, const ht_llama *model, ht_activations *acts, int64_t max_tokens,
-                              int64_t max_sequences, ht_error *err) {
+ht_status ht_reward_pass_init(ht_reward_pass *pass, const ht_llama *model, ht_activations *acts,
+                              int64_t max_tokens, int64_t max_sequences, ht_error *err) {
     ht_status status = HT_OK;
     *pass = (ht_reward_pass){
         .model = model, .acts = acts, .max_tokens = max_tokens, .max_sequences = max_sequences};
@@ -45,7 +45,8 @@ static ht_status forward(ht_reward_pass *pass, ht_error *err) {
     for (int64_t s = 0; s < pass->batch.n_sequences; s++)
         pass->rows[s] = pass->batch.seq_start[s + 1] - 1;
     HT_TRY(ht_llama_forward(pass->model, pass->acts, &pass->batch, err));
-    HT_TRY(ht_scalar_forward(pass->model, pass->acts, pass->rows, pass->batch.n_sequences, pass->scores, err));
+    HT_TRY(
+        ht_scalar_forward(pass->model, pass->acts, pass->rows, pass->batch.n_sequences, pass->scores, err));
 done:
     return status;
 }
@@ -53,8 +54,8 @@ done:
 /* From pass->gradients of the batch that was last run forward. */
 static ht_status backward(ht_reward_pass *pass, ht_params *grads, ht_error *err) {
     ht_status status = HT_OK;
-    HT_TRY(ht_scalar_backward(pass->model, pass->acts, pass->rows, pass->batch.n_sequences, pass->gradients, grads,
-                              err));
+    HT_TRY(ht_scalar_backward(pass->model, pass->acts, pass->rows, pass->batch.n_sequences, pass->gradients,
+                              grads, err));
     HT_TRY(ht_llama_backward(pass->model, pass->acts, grads, err));
 done:
     return status;
@@ -87,7 +88,8 @@ static ht_status forward_alone(ht_reward_pass *pass, ht_example sequence, ht_err
     ht_batch_clear(&pass->batch);
     if (!ht_batch_add(&pass->batch, sequence.tokens, sequence.length))
         return ht_fail(err, HT_ERR_USAGE,
-                       "comparison %" PRId64 ": a sequence of %" PRId64 " tokens is above train.micro_tokens = %" PRId64,
+                       "comparison %" PRId64 ": a sequence of %" PRId64
+                       " tokens is above train.micro_tokens = %" PRId64,
                        sequence.id, sequence.length, pass->max_tokens);
     return forward(pass, err);
 }

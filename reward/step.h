@@ -1,10 +1,11 @@
 /*
  * step.h: scores and gradients of the pairs of one optimizer step.
  *
- * The pairs are packed, in their order, into passes of at most the activations' tokens, the two responses of a pair in
- * one pass. A pair that alone is larger than a pass is run in pieces: its loss couples the two scores, so the chosen
- * response is scored first, the rejected one is run forward and backward, and the chosen one again. Either way the
- * gradient is that of the loss over the whole step (loss.h); how it is cut changes nothing but rounding.
+ * The pairs are packed, in their order, into passes of at most the activations' tokens, the two responses of
+ * a pair in one pass. A pair that alone is larger than a pass is run in pieces: its loss couples the two
+ * scores, so the chosen response is scored first, the rejected one is run forward and backward, and the
+ * chosen one again. Either way the gradient is that of the loss over the whole step (loss.h); how it is cut
+ * changes nothing but rounding.
  */
 #ifndef HT_REWARD_STEP_H
 #define HT_REWARD_STEP_H
@@ -25,8 +26,8 @@ typedef struct ht_reward_pass {
 } ht_reward_pass;
 
 /* max_tokens and max_sequences (>= 2) are the activations'. */
-ht_status ht_reward_pass_init(ht_reward_pass *pass, const ht_llama *model, ht_activations *acts, int64_t max_tokens,
-                              int64_t max_sequences, ht_error *err);
+ht_status ht_reward_pass_init(ht_reward_pass *pass, const ht_llama *model, ht_activations *acts,
+                              int64_t max_tokens, int64_t max_sequences, ht_error *err);
 void ht_reward_pass_free(ht_reward_pass *pass);
 
 /* What a step came to; means over its pairs, and over its labelled responses. */
@@ -37,8 +38,8 @@ typedef struct ht_reward_result {
 } ht_reward_result;
 
 /*
- * Adds the gradient of the mean loss over pairs order[0 .. count) to `grads`. Every sequence must fit a pass alone
- * (HT_ERR_USAGE names the comparison).
+ * Adds the gradient of the mean loss over pairs order[0 .. count) to `grads`. Every sequence must fit a pass
+ * alone (HT_ERR_USAGE names the comparison).
  */
 ht_status ht_reward_step(ht_reward_pass *pass, const ht_reward_loss *loss, const ht_pair_set *set,
                          const int64_t *order, int64_t count, ht_params *grads, ht_reward_result *result,

@@ -83,12 +83,10 @@ static ht_status add_to_groups(ht_tally *tally, const ht_pair_set *set, const ht
                                ht_error *err) {
     char round[32];
     snprintf(round, sizeof round, "%" PRId32, pair->round);
-    const char *const labels[DIMENSIONS] = {ht_kind_text((ht_kind)pair->kind),
-                                            or_none(ht_pair_name(set, pair->source)),
-                                            or_none(ht_rating_text(pair->rating)),
-                                            or_none(ht_safety_text((ht_safety)pair->safety)),
-                                            or_none(ht_pair_name(set, pair->batch)),
-                                            round};
+    const char *const labels[DIMENSIONS] = {
+        ht_kind_text((ht_kind)pair->kind),       or_none(ht_pair_name(set, pair->source)),
+        or_none(ht_rating_text(pair->rating)),   or_none(ht_safety_text((ht_safety)pair->safety)),
+        or_none(ht_pair_name(set, pair->batch)), round};
     for (int i = 0; i < DIMENSIONS; i++) {
         ht_status status = add_to_group(tally, dimensions[i], labels[i], credit, err);
         if (status != HT_OK) return status;
@@ -108,14 +106,15 @@ static void add_label(ht_tally *tally, double score, int is_safe) {
     }
 }
 
-ht_status ht_tally_add(ht_tally *tally, const ht_pair_set *set, int64_t i, ht_pair_scores scores, ht_error *err) {
+ht_status ht_tally_add(ht_tally *tally, const ht_pair_set *set, int64_t i, ht_pair_scores scores,
+                       ht_error *err) {
     const ht_pair *pair = &set->pairs[i];
     double advance = scores.chosen - scores.rejected, confidence = ht_sigmoid(fabs(advance));
     double credit = advance > 0 ? 1 : advance == 0 ? 0.5 : 0;
     ht_safety_labels labels;
     if (!isfinite(scores.chosen) || !isfinite(scores.rejected))
-        return ht_fail(err, HT_ERR_RUN, "comparison %" PRId64 ": the scores are %g and %g", pair->id, scores.chosen,
-                       scores.rejected);
+        return ht_fail(err, HT_ERR_RUN, "comparison %" PRId64 ": the scores are %g and %g", pair->id,
+                       scores.chosen, scores.rejected);
     tally->pairs++;
     tally->ties += advance == 0;
     tally->credit += credit;
@@ -163,7 +162,8 @@ done:
     return status;
 }
 
-/* --- report ----------------------------------------------------------------------------------------------- */
+/* --- report -----------------------------------------------------------------------------------------------
+ */
 
 static json_t *number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
@@ -175,7 +175,8 @@ static json_t *group_report(const json_t *group) {
         field[i] = json_real_value(json_array_get(group, i));
     ht_accuracy a = ht_accuracy_of(field[GROUP_CREDIT], field[GROUP_SQUARES], (int64_t)field[GROUP_PAIRS]);
     return json_pack("{s:I, s:I, s:o, s:o}", "pairs", (json_int_t)field[GROUP_PAIRS], "ties",
-                     (json_int_t)field[GROUP_TIES], "accuracy", number(a.value), "accuracy_se", number(a.error));
+                     (json_int_t)field[GROUP_TIES], "accuracy", number(a.value), "accuracy_se",
+                     number(a.error));
 }
 
 static json_t *groups_report(const ht_tally *tally) {
@@ -183,9 +184,8 @@ static json_t *groups_report(const ht_tally *tally) {
     const char *dimension, *label;
     json_object_foreach(tally->groups, dimension, labels) {
         json_t *reports = json_object();
-        json_object_foreach(labels, label, group)
-            if (json_real_value(json_array_get(group, GROUP_PAIRS)) > 0)
-                json_object_set_new(reports, label, group_report(group));
+        json_object_foreach(labels, label, group) if (json_real_value(json_array_get(group, GROUP_PAIRS)) > 0)
+            json_object_set_new(reports, label, group_report(group));
         json_object_set_new(out, dimension, reports);
     }
     return out;
@@ -198,15 +198,15 @@ static json_t *unsafe_report(const ht_tally *tally) {
         double found = (double)c->found, unsafe = (double)tally->unsafe;
         ht_accuracy recall = ht_accuracy_of(found, found, tally->unsafe);
         ht_accuracy precision = ht_accuracy_of(found, found, c->found + c->false_alarms);
-        json_array_append_new(thresholds,
-                              json_pack("{s:f, s:I, s:o, s:o, s:o, s:o}", "threshold", c->threshold, "called_unsafe",
-                                        (json_int_t)(c->found + c->false_alarms), "precision", number(precision.value),
-                                        "precision_se", number(precision.error), "recall",
-                                        unsafe > 0 ? number(recall.value) : json_null(), "recall_se",
-                                        number(recall.error)));
+        json_array_append_new(
+            thresholds,
+            json_pack("{s:f, s:I, s:o, s:o, s:o, s:o}", "threshold", c->threshold, "called_unsafe",
+                      (json_int_t)(c->found + c->false_alarms), "precision", number(precision.value),
+                      "precision_se", number(precision.error), "recall",
+                      unsafe > 0 ? number(recall.value) : json_null(), "recall_se", number(recall.error)));
     }
-    return json_pack("{s:I, s:I, s:o}", "labelled", (json_int_t)tally->labelled, "unsafe", (json_int_t)tally->unsafe,
-                     "thresholds", thresholds);
+    return json_pack("{s:I, s:I, s:o}", "labelled", (json_int_t)tally->labelled, "unsafe",
+                     (json_int_t)tally->unsafe, "thresholds", thresholds);
 }
 
 static json_t *calibration_report(const ht_tally *tally) {
@@ -229,15 +229,17 @@ ht_status ht_tally_report(const ht_tally *tally, json_t **report, ht_error *err)
     ht_accuracy accuracy = ht_accuracy_of(tally->credit, tally->credit_squares, tally->pairs);
     double deviation = sqrt(fmax(tally->squares / (2 * n) - mean * mean, 0));
     *report = json_pack("{s:I, s:I, s:o, s:o, s:o, s:{s:o, s:o, s:o, s:o}, s:o, s:o, s:o}", "pairs",
-                        (json_int_t)tally->pairs, "ties", (json_int_t)tally->ties, "accuracy", number(accuracy.value),
-                        "accuracy_se", number(accuracy.error), "loss", number(tally->loss / n), "score", "mean",
-                        number(mean), "sd", number(deviation), "chosen_mean", number(tally->chosen / n),
-                        "rejected_mean", number(tally->rejected / n), "groups", groups_report(tally), "unsafe",
+                        (json_int_t)tally->pairs, "ties", (json_int_t)tally->ties, "accuracy",
+                        number(accuracy.value), "accuracy_se", number(accuracy.error), "loss",
+                        number(tally->loss / n), "score", "mean", number(mean), "sd", number(deviation),
+                        "chosen_mean", number(tally->chosen / n), "rejected_mean",
+                        number(tally->rejected / n), "groups", groups_report(tally), "unsafe",
                         unsafe_report(tally), "calibration", calibration_report(tally));
     return *report ? HT_OK : ht_fail(err, HT_ERR_NOMEM, "no memory for the report");
 }
 
-/* --- table ------------------------------------------------------------------------------------------------ */
+/* --- table ------------------------------------------------------------------------------------------------
+ */
 
 /* "0.6321", or "-" for null. */
 static const char *cell(char out[32], const json_t *value) {
@@ -255,8 +257,8 @@ static const json_t *get(const json_t *object, const char *key) {
 static void print_accuracy_row(FILE *out, const char *dimension, const char *label, const json_t *row) {
     char a[32], b[32];
     fprintf(out, "%-8s %-24s %9" JSON_INTEGER_FORMAT " %9s %9s %7" JSON_INTEGER_FORMAT "\n", dimension, label,
-            json_integer_value(get(row, "pairs")), cell(a, get(row, "accuracy")), cell(b, get(row, "accuracy_se")),
-            json_integer_value(get(row, "ties")));
+            json_integer_value(get(row, "pairs")), cell(a, get(row, "accuracy")),
+            cell(b, get(row, "accuracy_se")), json_integer_value(get(row, "ties")));
 }
 
 static void print_accuracies(FILE *out, const json_t *report) {
@@ -275,7 +277,8 @@ static void print_unsafe(FILE *out, const json_t *unsafe) {
     if (json_integer_value(get(unsafe, "labelled")) == 0) return;
     fprintf(out, "\nunsafe responses: %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT " labelled\n",
             json_integer_value(get(unsafe, "unsafe")), json_integer_value(get(unsafe, "labelled")));
-    fprintf(out, "%-20s %13s %9s %9s %9s\n", "called unsafe when", "called unsafe", "precision", "recall", "se");
+    fprintf(out, "%-20s %13s %9s %9s %9s\n", "called unsafe when", "called unsafe", "precision", "recall",
+            "se");
     json_array_foreach(json_object_get(unsafe, "thresholds"), i, row)
         fprintf(out, "sigmoid(r) < %-7.2f %13" JSON_INTEGER_FORMAT " %9s %9s %9s\n",
                 json_number_value(get(row, "threshold")), json_integer_value(get(row, "called_unsafe")),
@@ -288,19 +291,19 @@ static void print_calibration(FILE *out, const json_t *calibration) {
     json_t *row;
     fprintf(out, "\ncalibration: expected calibration error %s\n", cell(a, get(calibration, "ece")));
     fprintf(out, "%-13s %9s %9s %9s\n", "confidence", "pairs", "predicted", "observed");
-    json_array_foreach(json_object_get(calibration, "bins"), i, row)
-        if (json_integer_value(get(row, "pairs")) > 0)
-            fprintf(out, "%.2f to %.2f  %9" JSON_INTEGER_FORMAT " %9s %9s\n", json_number_value(get(row, "from")),
-                    json_number_value(get(row, "to")), json_integer_value(get(row, "pairs")),
-                    cell(a, get(row, "predicted")), cell(b, get(row, "observed")));
+    json_array_foreach(json_object_get(calibration, "bins"), i,
+                       row) if (json_integer_value(get(row, "pairs")) > 0)
+        fprintf(out, "%.2f to %.2f  %9" JSON_INTEGER_FORMAT " %9s %9s\n", json_number_value(get(row, "from")),
+                json_number_value(get(row, "to")), json_integer_value(get(row, "pairs")),
+                cell(a, get(row, "predicted")), cell(b, get(row, "observed")));
 }
 
 void ht_tally_print(FILE *out, const json_t *report) {
     const json_t *score = get(report, "score");
     char a[32], b[32], c[32], d[32];
     print_accuracies(out, report);
-    fprintf(out, "\nloss %s, score: mean %s, sd %s", cell(a, get(report, "loss")), cell(b, get(score, "mean")),
-            cell(c, get(score, "sd")));
+    fprintf(out, "\nloss %s, score: mean %s, sd %s", cell(a, get(report, "loss")),
+            cell(b, get(score, "mean")), cell(c, get(score, "sd")));
     fprintf(out, ", chosen %s, rejected %s\n", cell(a, get(score, "chosen_mean")),
             cell(d, get(score, "rejected_mean")));
     print_unsafe(out, get(report, "unsafe"));

@@ -1,8 +1,8 @@
 /*
  * halter-reward train: a task for the training loop.
  *
- * Step s trains on pairs [b batch, ...) of epoch e's order, where e = s / steps an epoch: the last step of an epoch may
- * have fewer pairs than the others, and its means are over those it has.
+ * Step s trains on pairs [b batch, ...) of epoch e's order, where e = s / steps an epoch: the last step of an
+ * epoch may have fewer pairs than the others, and its means are over those it has.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -18,7 +18,7 @@
 #include "reward/step.h"
 #include "reward/tally.h"
 
-#define HELD_OUT_SET 2    /* second coordinate of the stream that draws held-out pairs */
+#define HELD_OUT_SET   2  /* second coordinate of the stream that draws held-out pairs */
 #define SCORED_AT_ONCE 64 /* held-out pairs between two looks at the clock */
 
 typedef struct trainer {
@@ -51,20 +51,22 @@ ht_status ht_reward_settle(const ht_reward_config *config, double *weight, doubl
     if (*weight < 0)
         return ht_fail(err, HT_ERR_USAGE, "reward.aux_weight = %g is below 0, and not -1 (by kind)", *weight);
     if (*share <= 0)
-        return ht_fail(err, HT_ERR_USAGE, "reward.own_share = %g is not above 0, and not -1 (by kind)", *share);
+        return ht_fail(err, HT_ERR_USAGE, "reward.own_share = %g is not above 0, and not -1 (by kind)",
+                       *share);
     return HT_OK;
 }
 
-/* --- data ------------------------------------------------------------------------------------------------- */
+/* --- data -------------------------------------------------------------------------------------------------
+ */
 
 static ht_status load_split(trainer *t, ht_split split, int64_t max_tokens, ht_pair_set *set, ht_error *err) {
     const ht_reward_config *c = t->config;
     const ht_pair_query query = {.filter = {.splits = 1U << split,
-                                            /* only own pairs are evaluated */
+                                            /* the other kind is not evaluated */
                                             .kinds = split == HT_SPLIT_TEST ? 1U << c->kind : 0,
                                             .first_round = c->rounds.first,
                                             .end_round = c->rounds.last + 1},
-                                 .sources = split == HT_SPLIT_TEST && c->own_sources.count ? c->own_sources : c->sources,
+                                 .sources = c->sources,
                                  .own_kind = (ht_kind)c->kind,
                                  .own_sources = c->own_sources,
                                  .max_tokens = max_tokens,
@@ -72,25 +74,31 @@ static ht_status load_split(trainer *t, ht_split split, int64_t max_tokens, ht_p
     ht_status status = ht_pair_set_load(set, t->store, &query, &t->chat, err);
     if (status == HT_OK && set->longest > c->train.micro_tokens)
         status = ht_fail(err, HT_ERR_USAGE,
-                         "train.micro_tokens = %" PRId64 " is below the %" PRId64 " tokens of comparison %" PRId64
-                         "; raise it, or limit data.max_tokens",
+                         "train.micro_tokens = %" PRId64 " is below the %" PRId64
+                         " tokens of comparison %" PRId64 "; raise it, or limit data.max_tokens",
                          c->train.micro_tokens, set->longest, set->longest_id);
     return status;
 }
 
-/* A part of the test split, the same for every run with this seed and data. */
+/* Own pairs of the test split, or a part of them: the same for every run with this seed and data. */
 static ht_status draw_held_out(trainer *t, ht_error *err) {
     ht_status status = HT_OK;
-    int64_t all = (int64_t)t->held_out.count, limit = t->config->eval_pairs;
-    HT_TRY(ht_calloc(&t->held_order, (size_t)all, sizeof(int64_t), err));
-    ht_rng_permutation((uint64_t)t->config->train.seed, ht_rng_stream(HT_RNG_CHOICE, 0, HELD_OUT_SET), all,
+    int64_t *own = NULL, count = 0, limit = t->config->eval_pairs;
+    HT_TRY(ht_calloc(&own, t->held_out.count, sizeof(int64_t), err));
+    HT_TRY(ht_calloc(&t->held_order, t->held_out.count, sizeof(int64_t), err));
+    for (size_t i = 0; i < t->held_out.count; i++)
+        if (t->held_out.pairs[i].own) own[count++] = (int64_t)i;
+    ht_rng_permutation((uint64_t)t->config->train.seed, ht_rng_stream(HT_RNG_CHOICE, 0, HELD_OUT_SET), count,
                        t->held_order);
-    t->held_count = limit > 0 && limit < all ? limit : all;
-    if (!all)
+    for (int64_t i = 0; i < count; i++)
+        t->held_order[i] = own[t->held_order[i]];
+    t->held_count = limit > 0 && limit < count ? limit : count;
+    if (!count)
         ht_warn("no own comparison is in the test split: nothing is evaluated during training");
     else
-        ht_info("evaluating on %" PRId64 " of %" PRId64 " held-out comparisons", t->held_count, all);
+        ht_info("evaluating on %" PRId64 " of %" PRId64 " held-out comparisons", t->held_count, count);
 done:
+    free(own);
     return status;
 }
 
@@ -99,7 +107,8 @@ static ht_status load_data(trainer *t, ht_error *err) {
     const ht_reward_config *c = t->config;
     ht_llama_config shape;
     HT_TRY(ht_model_folder_config(c->model, &shape, err));
-    int64_t limit = c->max_tokens > 0 && c->max_tokens < shape.max_positions ? c->max_tokens : shape.max_positions;
+    int64_t limit =
+        c->max_tokens > 0 && c->max_tokens < shape.max_positions ? c->max_tokens : shape.max_positions;
     HT_TRY(ht_model_folder_tokenizer(c->model, t->tokenizer_path, err));
     HT_TRY(ht_tokenizer_open(&t->tokenizer, t->tokenizer_path, err));
     t->chat = (ht_chat){t->tokenizer, HT_TEMPLATE_LLAMA2};
@@ -114,26 +123,28 @@ static ht_status load_data(trainer *t, ht_error *err) {
         HT_TRY(draw_held_out(t, err));
     }
     ht_pair_set_hash(&t->pairs, t->data_hash);
-    ht_info("%" PRId64 " own comparisons and %" PRId64 " of %" PRId64 " others an epoch, longest sequence %" PRId64
-            " tokens",
+    ht_info("%" PRId64 " own comparisons and %" PRId64 " of %" PRId64
+            " others an epoch, longest sequence %" PRId64 " tokens",
             t->mix.own_count, t->mix.drawn, t->mix.rest_count, t->pairs.longest);
 done:
     return status;
 }
 
-/* --- the task --------------------------------------------------------------------------------------------- */
+/* --- the task ---------------------------------------------------------------------------------------------
+ */
 
 static ht_status accumulate(void *self, int64_t step, ht_metrics *metrics, ht_error *err) {
     trainer *t = self;
     int64_t epoch = step / t->epoch_steps, first = step % t->epoch_steps * t->config->batch_size;
-    int64_t left = ht_mix_count(&t->mix) - first, count = left < t->config->batch_size ? left : t->config->batch_size;
+    int64_t left = ht_mix_count(&t->mix) - first,
+            count = left < t->config->batch_size ? left : t->config->batch_size;
     ht_reward_result result;
     if (t->order_epoch != epoch) {
         ht_mix_order(&t->mix, epoch, t->order);
         t->order_epoch = epoch;
     }
-    ht_status status =
-        ht_reward_step(&t->pass, &t->loss, &t->pairs, t->order + first, count, &t->trainable.grads, &result, err);
+    ht_status status = ht_reward_step(&t->pass, &t->loss, &t->pairs, t->order + first, count,
+                                      &t->trainable.grads, &result, err);
     if (status != HT_OK) return status;
     ht_metrics_set(metrics, "loss", result.loss);
     ht_metrics_set(metrics, "ranking_loss", result.ranking_loss);
@@ -175,19 +186,22 @@ done:
 static ht_status load_model(trainer *t, ht_error *err) {
     ht_status status = HT_OK;
     const ht_train_config *c = &t->config->train;
-    int64_t sequences = 2 * t->config->batch_size < c->micro_tokens ? 2 * t->config->batch_size : c->micro_tokens;
+    int64_t sequences =
+        2 * t->config->batch_size < c->micro_tokens ? 2 * t->config->batch_size : c->micro_tokens;
     const ht_model_request request = {
         .folder = t->config->model, .head = HT_HEAD_SCALAR, .dtype = (ht_dtype)c->dtype, .seed = c->seed};
     HT_TRY(ht_train_setup_open(&t->setup, c, err));
     HT_TRY(ht_train_load_model(&t->setup, &request, &t->model, err));
     if (t->model.config.vocab_size < ht_tokenizer_size(t->tokenizer)) {
-        status = ht_fail(err, HT_ERR_DATA, "\"%s\": the tokenizer has %" PRId32 " pieces, the model's vocabulary %" PRId64,
+        status = ht_fail(err, HT_ERR_DATA,
+                         "\"%s\": the tokenizer has %" PRId32 " pieces, the model's vocabulary %" PRId64,
                          t->config->model, ht_tokenizer_size(t->tokenizer), t->model.config.vocab_size);
         goto done;
     }
     HT_TRY(ht_trainable_init(&t->trainable, &t->model, &t->setup.arena, err));
-    HT_TRY(ht_activations_init(&t->acts, &t->model, &t->setup.arena, c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL,
-                               c->micro_tokens, sequences, err));
+    HT_TRY(ht_activations_init(&t->acts, &t->model, &t->setup.arena,
+                               c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL, c->micro_tokens, sequences,
+                               err));
     HT_TRY(ht_reward_pass_init(&t->pass, &t->model, t->acts, c->micro_tokens, sequences, err));
 done:
     return status;
@@ -196,11 +210,12 @@ done:
 /* What halter.json says of the data. */
 static ht_status describe_data(const trainer *t, json_t **data, ht_error *err) {
     const ht_reward_config *c = t->config;
-    *data = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "database", c->db, "kind",
-                      ht_kind_text((ht_kind)c->kind), "own_comparisons", (json_int_t)t->mix.own_count,
-                      "other_comparisons", (json_int_t)t->mix.rest_count, "others_an_epoch", (json_int_t)t->mix.drawn,
-                      "own_share", t->mix.own_share, "epochs", (json_int_t)c->epochs, "too_long_left_out",
-                      (json_int_t)t->pairs.skipped, "hash", t->data_hash);
+    *data =
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:I, s:s}", "database", c->db, "kind",
+                  ht_kind_text((ht_kind)c->kind), "own_comparisons", (json_int_t)t->mix.own_count,
+                  "other_comparisons", (json_int_t)t->mix.rest_count, "others_an_epoch",
+                  (json_int_t)t->mix.drawn, "own_share", t->mix.own_share, "epochs", (json_int_t)c->epochs,
+                  "too_long_left_out", (json_int_t)t->pairs.skipped, "hash", t->data_hash);
     return *data ? HT_OK : ht_fail(err, HT_ERR_NOMEM, "no memory for the description of the data");
 }
 
@@ -212,17 +227,18 @@ static ht_status run(trainer *t, const ht_invocation *invocation, ht_error *err)
                                 .steps = t->epoch_steps * t->config->epochs,
                                 .accumulate = accumulate,
                                 .evaluate = t->held_count ? evaluate : NULL};
-    ht_train_run run = {.config = &t->config->train,
-                        .invocation = invocation,
-                        .setup = &t->setup,
-                        .models = {{.name = "reward", .trainable = &t->trainable, .lr_scale = 1}},
-                        .model_count = 1,
-                        .store = t->store,
-                        .tokenizer = t->tokenizer_path,
-                        .data_hash = t->data_hash,
-                        .lineage = {.stage = t->config->kind == HT_KIND_SAFETY ? "reward-safe" : "reward-helpful",
-                                    .parent = t->config->model,
-                                    .data = data}};
+    ht_train_run run = {
+        .config = &t->config->train,
+        .invocation = invocation,
+        .setup = &t->setup,
+        .models = {{.name = "reward", .trainable = &t->trainable, .lr_scale = 1}},
+        .model_count = 1,
+        .store = t->store,
+        .tokenizer = t->tokenizer_path,
+        .data_hash = t->data_hash,
+        .lineage = {.stage = t->config->kind == HT_KIND_SAFETY ? "reward-safe" : "reward-helpful",
+                    .parent = t->config->model,
+                    .data = data}};
     status = ht_train_run_task(&run, &task, err);
 done:
     json_decref(data);

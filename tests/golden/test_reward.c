@@ -18,7 +18,8 @@ static void add_pair(ht_pair_set *set, const json_t *pair, int64_t id) {
     ht_error err = HT_ERROR_INIT;
     ht_batch ids;
     double margin = golden_number(pair, "margin");
-    int chosen_safe = (int)golden_number(pair, "chosen_safe"), rejected_safe = (int)golden_number(pair, "rejected_safe");
+    int chosen_safe = (int)golden_number(pair, "chosen_safe"),
+        rejected_safe = (int)golden_number(pair, "rejected_safe");
     ht_pair *out = &set->pairs[set->count++];
     *out = (ht_pair){.id = id, .batch = -1, .source = -1};
     for (int rating = HT_RATING_NEGLIGIBLY; rating <= HT_RATING_SIGNIFICANTLY; rating++)
@@ -44,7 +45,9 @@ static void test_golden__reward_losses(void **state) {
         const char *name;
         ht_margin_kind margin;
         double aux_weight;
-    } kinds[] = {{"ranking", HT_MARGIN_NONE, 0}, {"margin", HT_MARGIN_SMALL, 0}, {"margin+auxiliary", HT_MARGIN_SMALL, 1}};
+    } kinds[] = {{"ranking", HT_MARGIN_NONE, 0},
+                 {"margin", HT_MARGIN_SMALL, 0},
+                 {"margin+auxiliary", HT_MARGIN_SMALL, 1}};
     golden_model m;
     ht_error err = HT_ERROR_INIT;
     golden_values values = golden_values_open("reward.golden");
@@ -67,10 +70,12 @@ static void test_golden__reward_losses(void **state) {
         golden_check(ht_params_zero(m.be, &m.grads, &err), &err);
         golden_check(ht_reward_step(&pass, &loss, &set, order, count, &m.grads, &result, &err), &err);
         golden_compare_number(kinds[k].name, result.loss,
-                              golden_number(json_object_get(values.json, "loss"), kinds[k].name), GOLDEN_TOLERANCE);
+                              golden_number(json_object_get(values.json, "loss"), kinds[k].name),
+                              GOLDEN_TOLERANCE);
         if (loss.aux_weight > 0)
             golden_compare_number("auxiliary", result.aux_loss,
-                                  golden_number(json_object_get(values.json, "loss"), "auxiliary"), GOLDEN_TOLERANCE);
+                                  golden_number(json_object_get(values.json, "loss"), "auxiliary"),
+                                  GOLDEN_TOLERANCE);
         snprintf(name, sizeof name, "grad.%s", kinds[k].name);
         golden_compare_params(&m, &m.grads, &values, name, GOLDEN_TOLERANCE);
     }

@@ -15,7 +15,8 @@
 
 static const ht_safety bins[PAIRS] = {HT_SAFETY_CHOSEN_SAFE, HT_SAFETY_BOTH_SAFE, HT_SAFETY_NONE,
                                       HT_SAFETY_BOTH_UNSAFE};
-static const int ratings[PAIRS] = {HT_RATING_SIGNIFICANTLY, HT_RATING_NONE, HT_RATING_SLIGHTLY, HT_RATING_BETTER};
+static const int ratings[PAIRS] = {HT_RATING_SIGNIFICANTLY, HT_RATING_NONE, HT_RATING_SLIGHTLY,
+                                   HT_RATING_BETTER};
 static const ht_pair_scores scores[PAIRS] = {{0.7, -0.2}, {-1.1, 0.4}, {3.0, 2.5}, {-0.3, -0.3}};
 
 static ht_reward_loss loss_of(ht_margin_kind kind, double aux_weight) {
@@ -55,8 +56,7 @@ static double formula(const double margin[5], double aux_weight, const ht_pair_s
 static void test_loss__is_the_formula(void **state) {
     (void)state;
     /* Table 27 */
-    static const double margins[][5] = {
-        {0, 0, 0, 0, 0}, {0, 0, 1 / 3.0, 2 / 3.0, 1}, {0, 0, 1, 2, 3}};
+    static const double margins[][5] = {{0, 0, 0, 0, 0}, {0, 0, 1 / 3.0, 2 / 3.0, 1}, {0, 0, 1, 2, 3}};
     for (int kind = HT_MARGIN_NONE; kind <= HT_MARGIN_LARGE; kind++)
         for (double weight = 0; weight <= 2; weight++) {
             ht_reward_loss loss = loss_of((ht_margin_kind)kind, weight);
@@ -97,8 +97,8 @@ static void test_loss__large_scores_do_not_overflow(void **state) {
     assert_true(sums.ranking == 2e6 && sums.auxiliary == 2e6);
     assert_true(gradient.chosen == -1.5 && gradient.rejected == 1.5);
     sums = (ht_reward_sums){0};
-    gradient = ht_reward_pair_loss(&loss, &step, HT_RATING_NONE, HT_SAFETY_CHOSEN_SAFE, (ht_pair_scores){1e6, -1e6},
-                                   &sums);
+    gradient = ht_reward_pair_loss(&loss, &step, HT_RATING_NONE, HT_SAFETY_CHOSEN_SAFE,
+                                   (ht_pair_scores){1e6, -1e6}, &sums);
     assert_true(sums.ranking == 0 && sums.auxiliary == 0 && gradient.chosen == 0 && gradient.rejected == 0);
 }
 

@@ -73,7 +73,8 @@ static void test_mix__takes_all_own_once_and_others_at_most_once(void **state) {
         }
         assert_int_equal(own, 30);
     }
-    /* Each epoch draws anew: the chance that one of 100 is never among 30 of 100 in 20 epochs is 100 * 0.7^20 = 0.08 */
+    /* Each epoch draws anew: the chance that one of 100 is never among 30 of 100 in 20 epochs is 100 * 0.7^20
+     * = 0.08 */
     for (int i = 0; i < 130; i++)
         assert_int_equal(ever[i], 1);
     ht_mix_free(&mix);

@@ -13,10 +13,10 @@ static ht_chat chat;
 static char db_path[128], warned[1024];
 static ht_store *store;
 
-#define DO(call)                                                                                                 \
-    do {                                                                                                         \
-        ht_error err_ = HT_ERROR_INIT;                                                                           \
-        assert_ok(call, &err_);                                                                                  \
+#define DO(call)                                                                                             \
+    do {                                                                                                     \
+        ht_error err_ = HT_ERROR_INIT;                                                                       \
+        assert_ok(call, &err_);                                                                              \
     } while (0)
 
 static int setup_group(void **state) {
@@ -55,8 +55,8 @@ static int64_t add_dialog(const char *text, ht_kind kind, ht_split split) {
     char messages[512];
     int64_t id;
     snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%s\"}]", text);
-    DO(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages, .kind = kind, .split = split}, &id, NULL,
-                           &err_));
+    DO(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages, .kind = kind, .split = split}, &id,
+                           NULL, &err_));
     return id;
 }
 
@@ -104,9 +104,13 @@ static void expected_ids(ht_ids *out, const char *text, const int32_t *tail, siz
 static void test_pairs__a_finished_answer_ends_with_eos(void **state) {
     (void)state;
     int64_t dialog = add_dialog("Hello llama", HT_KIND_SAFETY, HT_SPLIT_TRAIN);
-    add_comparison((ht_comparison_row){
-        .chosen_id = add_text(dialog, "Hello there"), .rejected_id = add_text(dialog, "I cannot"), .rating = 3,
-        .safety = HT_SAFETY_CHOSEN_SAFE, .batch = "one", .source = "here", .round = 2});
+    add_comparison((ht_comparison_row){.chosen_id = add_text(dialog, "Hello there"),
+                                       .rejected_id = add_text(dialog, "I cannot"),
+                                       .rating = 3,
+                                       .safety = HT_SAFETY_CHOSEN_SAFE,
+                                       .batch = "one",
+                                       .source = "here",
+                                       .round = 2});
     ht_pair_set set = load(any());
     assert_int_equal(set.count, 1);
     ht_example chosen = ht_pair_chosen(&set, 0), rejected = ht_pair_rejected(&set, 0);
@@ -129,9 +133,13 @@ static void test_pairs__stored_ids_are_used(void **state) {
     append_id(&encoded, ht_tokenizer_eos(tokens->tokenizer));
     int64_t dialog = add_dialog("Hello llama", HT_KIND_SAFETY, HT_SPLIT_TRAIN);
     int64_t model = add_model("policy", ht_tokenizer_hash(tokens->tokenizer));
-    int64_t sampled = add_response((ht_response_row){.dialog_id = dialog, .text = text, .tokens = encoded.data,
-                                                     .token_count = (int64_t)encoded.count, .model_id = model,
-                                                     .logprob = -1, .finish = HT_FINISH_EOS});
+    int64_t sampled = add_response((ht_response_row){.dialog_id = dialog,
+                                                     .text = text,
+                                                     .tokens = encoded.data,
+                                                     .token_count = (int64_t)encoded.count,
+                                                     .model_id = model,
+                                                     .logprob = -1,
+                                                     .finish = HT_FINISH_EOS});
     add_comparison((ht_comparison_row){.chosen_id = sampled, .rejected_id = add_text(dialog, text)});
     ht_pair_set set = load(any());
     ht_example chosen = ht_pair_chosen(&set, 0), rejected = ht_pair_rejected(&set, 0);
@@ -149,11 +157,14 @@ static void test_pairs__ids_of_another_tokenizer_are_not(void **state) {
     (void)state;
     const int32_t foreign[] = {5, 6, 7};
     int64_t dialog = add_dialog("Hello llama", HT_KIND_SAFETY, HT_SPLIT_TRAIN);
-    int64_t sampled = add_response((ht_response_row){.dialog_id = dialog, .text = "the answer", .tokens = foreign,
-                                                     .token_count = 3, .model_id = add_model("other", "0123"),
-                                                     .logprob = -1, .finish = HT_FINISH_EOS});
-    add_comparison(
-        (ht_comparison_row){.chosen_id = sampled, .rejected_id = add_text(dialog, "the answer")});
+    int64_t sampled = add_response((ht_response_row){.dialog_id = dialog,
+                                                     .text = "the answer",
+                                                     .tokens = foreign,
+                                                     .token_count = 3,
+                                                     .model_id = add_model("other", "0123"),
+                                                     .logprob = -1,
+                                                     .finish = HT_FINISH_EOS});
+    add_comparison((ht_comparison_row){.chosen_id = sampled, .rejected_id = add_text(dialog, "the answer")});
     ht_pair_set set = load(any());
     assert_int_equal(set.from_text, 1);
     /* The same text, so the same sequence: also said. */
@@ -168,9 +179,15 @@ static void test_pairs__a_cut_answer_has_no_eos(void **state) {
     const int32_t ids[] = {20, 21, 22};
     int32_t eos = ht_tokenizer_eos(tokens->tokenizer);
     int64_t dialog = add_dialog("Hello llama", HT_KIND_SAFETY, HT_SPLIT_TRAIN);
-    int64_t own = add_model("policy", ht_tokenizer_hash(tokens->tokenizer)), other = add_model("other", "0123");
-    ht_response_row row = {.dialog_id = dialog, .text = "cut", .tokens = ids, .token_count = 3, .model_id = own,
-                           .logprob = -1, .finish = HT_FINISH_LENGTH};
+    int64_t own = add_model("policy", ht_tokenizer_hash(tokens->tokenizer)),
+            other = add_model("other", "0123");
+    ht_response_row row = {.dialog_id = dialog,
+                           .text = "cut",
+                           .tokens = ids,
+                           .token_count = 3,
+                           .model_id = own,
+                           .logprob = -1,
+                           .finish = HT_FINISH_LENGTH};
     int64_t by_ids = add_response(row);
     row.model_id = other;
     add_comparison((ht_comparison_row){.chosen_id = by_ids, .rejected_id = add_response(row)});
@@ -188,7 +205,8 @@ static void test_pairs__own_kind_sources_and_filter(void **state) {
         char text[32];
         snprintf(text, sizeof text, "Question %d", i);
         int64_t dialog = add_dialog(text, i < 3 ? HT_KIND_SAFETY : HT_KIND_HELPFULNESS, HT_SPLIT_TRAIN);
-        add_comparison((ht_comparison_row){.chosen_id = add_text(dialog, "yes"), .rejected_id = add_text(dialog, "no"),
+        add_comparison((ht_comparison_row){.chosen_id = add_text(dialog, "yes"),
+                                           .rejected_id = add_text(dialog, "no"),
                                            .source = sources[i % 3]});
     }
     char *meta[] = {"meta"};
@@ -213,8 +231,8 @@ static void test_pairs__too_long(void **state) {
     (void)state;
     int64_t ids[2];
     for (int i = 0; i < 2; i++) {
-        int64_t dialog = add_dialog(i ? "Hello hello hello hello hello hello hello hello" : "Hello", HT_KIND_SAFETY,
-                                    HT_SPLIT_TRAIN);
+        int64_t dialog = add_dialog(i ? "Hello hello hello hello hello hello hello hello" : "Hello",
+                                    HT_KIND_SAFETY, HT_SPLIT_TRAIN);
         ids[i] = add_comparison(
             (ht_comparison_row){.chosen_id = add_text(dialog, "yes"), .rejected_id = add_text(dialog, "no")});
     }

@@ -22,12 +22,12 @@ static ht_params grads;
 static ht_pair_set set;
 static int64_t order[PAIRS];
 
-#define DO(call)                                                                                                 \
-    do {                                                                                                         \
-        ht_error err_ = HT_ERROR_INIT;                                                                           \
-        ht_status status_ = (call);                                                                              \
-        assert_string_equal(err_.message, "");                                                                   \
-        assert_int_equal(status_, HT_OK);                                                                        \
+#define DO(call)                                                                                             \
+    do {                                                                                                     \
+        ht_error err_ = HT_ERROR_INIT;                                                                       \
+        ht_status status_ = (call);                                                                          \
+        assert_string_equal(err_.message, "");                                                               \
+        assert_int_equal(status_, HT_OK);                                                                    \
     } while (0)
 
 /* Pairs of random ids and lengths 3 to 40 that end with EOS, most of them with a bin. */
@@ -38,7 +38,9 @@ static void make_pairs(void) {
         int32_t ids[64];
         int64_t length = 3 + (int64_t)ht_rng_below(1, 1, (uint64_t)i, 38);
         for (int64_t t = 0; t < length; t++)
-            ids[t] = t + 1 == length ? EOS : (int32_t)(3 + ht_rng_below(1, 2 + (uint64_t)i, (uint64_t)t, VOCAB - 3));
+            ids[t] = t + 1 == length
+                         ? EOS
+                         : (int32_t)(3 + ht_rng_below(1, 2 + (uint64_t)i, (uint64_t)t, VOCAB - 3));
         DO(ht_example_set_add(&set.sequences, 100 + i / 2, ids, NULL, length, &err_));
     }
     for (int i = 0; i < PAIRS; i++) {
@@ -50,9 +52,19 @@ static void make_pairs(void) {
 static int setup_group(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
-    const ht_llama_config shape = {.vocab_size = VOCAB, .dim = 16, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2,
-                                   .head_dim = 4, .ffn_dim = 32, .max_positions = 64, .norm_eps = 1e-5,
-                                   .rope_theta = 10000, .bos_id = 1, .eos_id = EOS, .head = HT_HEAD_SCALAR};
+    const ht_llama_config shape = {.vocab_size = VOCAB,
+                                   .dim = 16,
+                                   .n_layers = 2,
+                                   .n_heads = 4,
+                                   .n_kv_heads = 2,
+                                   .head_dim = 4,
+                                   .ffn_dim = 32,
+                                   .max_positions = 64,
+                                   .norm_eps = 1e-5,
+                                   .rope_theta = 10000,
+                                   .bos_id = 1,
+                                   .eos_id = EOS,
+                                   .head = HT_HEAD_SCALAR};
     if (ht_backend_open(&be, HT_BACKEND_CPU, 1, &err) != HT_OK) return -1;
     ht_arena_init(&arena, 0);
     ht_backend_arena(be, &arena);
@@ -145,7 +157,8 @@ static void test_step__passes_change_nothing_but_rounding(void **state) {
     free_copy(expected);
 }
 
-/* Means are over the step: a step of all pairs is not the mean of steps of parts, whose denominators differ. */
+/* Means are over the step: a step of all pairs is not the mean of steps of parts, whose denominators differ.
+ */
 static void test_step__labelled_responses_are_averaged_over_the_step(void **state) {
     (void)state;
     ht_reward_loss loss = small_with_labels();
@@ -215,7 +228,8 @@ static void test_step__gradient_is_that_of_the_loss(void **state) {
     for (int side = 0; side < 2; side++) {
         for (int64_t u = 0; u < model.layout.units; u++)
             for (int64_t i = 0; i < unit_size(u); i++)
-                ((float *)model.weights.units[u])[i] += (float)((side ? -2 : 1) * h * (double)gradient[u][i] / norm);
+                ((float *)model.weights.units[u])[i] +=
+                    (float)((side ? -2 : 1) * h * (double)gradient[u][i] / norm);
         losses[side] = run(130, MAX_SEQUENCES).loss;
     }
     for (int64_t u = 0; u < model.layout.units; u++)

@@ -26,9 +26,24 @@ static double at(const json_t *object, const char *key) {
 /* Five pairs: right, right, tie, wrong, right; two batches; three bins. */
 static json_t *report_of_five(void) {
     static ht_pair pairs[] = {
-        {.id = 1, .rating = 4, .safety = HT_SAFETY_CHOSEN_SAFE, .kind = HT_KIND_SAFETY, .batch = 0, .source = -1},
-        {.id = 2, .rating = 4, .safety = HT_SAFETY_BOTH_UNSAFE, .kind = HT_KIND_SAFETY, .batch = 0, .source = -1},
-        {.id = 3, .rating = 1, .safety = HT_SAFETY_BOTH_SAFE, .kind = HT_KIND_SAFETY, .batch = 1, .source = -1},
+        {.id = 1,
+         .rating = 4,
+         .safety = HT_SAFETY_CHOSEN_SAFE,
+         .kind = HT_KIND_SAFETY,
+         .batch = 0,
+         .source = -1},
+        {.id = 2,
+         .rating = 4,
+         .safety = HT_SAFETY_BOTH_UNSAFE,
+         .kind = HT_KIND_SAFETY,
+         .batch = 0,
+         .source = -1},
+        {.id = 3,
+         .rating = 1,
+         .safety = HT_SAFETY_BOTH_SAFE,
+         .kind = HT_KIND_SAFETY,
+         .batch = 1,
+         .source = -1},
         {.id = 4, .rating = 0, .safety = HT_SAFETY_NONE, .batch = -1, .source = -1, .round = 2},
         {.id = 5, .rating = 0, .safety = HT_SAFETY_NONE, .batch = -1, .source = -1, .round = 2},
     };
