@@ -75,7 +75,7 @@ static const op_attention_case op_attention_cases[] = {
     {2, 1, 128, OP_CUT_LONG(65)}, {2, 2, 32, OP_CUT_LONG(301)}, {4, 2, 128, OP_CUT_LONG(130)},
 };
 
-/* New rows over a cache: sequence i has past_first + past_step * i (mod past_cycle) positions behind it. */
+/* New rows over a cache, of sequences that have different numbers of positions behind them. */
 typedef struct op_cached_case {
     int64_t heads, kv_heads, head_dim, block_size;
     op_cut rows, past; /* past: one less than the cut's lengths, so that 0 occurs */
