@@ -99,7 +99,61 @@ expect 0 "finished_share" "$evaluate" model --model "$work/rlhf-v1" "${judges[@]
 grep -q "other prompts or sampling" "$work/output" || fail "no warning of different prompts: $(cat "$work/output")"
 [ -z "$(number "$work/table.json" win_rate 2)" ] || fail "a win rate of an earlier run is shown"
 
+# --- a reward model with another tokenizer reads the text
+expect 0 "model in" "$sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1 --out "$work/base-other" \
+    --set init.vocab_size=290 --set data.max_steps=1 --set train.eval_every=0
+expect 0 "model in" "$reward" train --db "$work/p.db" --model "$work/base-other" --out "$work/rm-other" --threads 1 \
+    --set reward.kind=safety --set data.batch_size=40 --set train.eval_every=0 --set train.micro_tokens=256
+expect 0 "15 responses are scored from their text" "$evaluate" compare --model "$work/rlhf-v1" --against "$work/sft" "${judges[@]}" --safe "$work/rm-other"
+
+# --- true scores: prompts of the synthetic world
+expect 0 "test_prompts" "$annotations" synth --make corpus --out "$work/world" --documents 40 --demonstrations 10 --train-prompts 4 --test-prompts 12
+expect 0 "taken" "$annotations" import --db "$work/world.db" "$work/world/prompts.csv"
+expect 0 "taken" "$annotations" import --db "$work/world.db" "$work/world/demonstrations.csv"
+long=(--set init.vocab_size=350 --set init.max_positions=320 --set data.seq_len=320 --set train.micro_tokens=640 --set data.max_steps=2 --set train.eval_every=0 --threads 1)
+expect 0 "model in" "$sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/world/pretrain.txt" "${long[@]}" --out "$work/world-base"
+expect 0 "model in" "$sft" --config tests/pipeline/sft-tune.yaml --db "$work/world.db" --model "$work/world-base" "${long[@]}" --out "$work/world/sft"
+expect 0 "model in" "$sft" --config tests/pipeline/sft-tune.yaml --db "$work/world.db" --model "$work/world-base" "${long[@]}" --out "$work/world/rlhf-v1" --round 1
+expect 0 "model in" "$reward" train --db "$work/p.db" --model "$work/world-base" --out "$work/world/rm" --threads 1 \
+    --set reward.kind=safety --set data.batch_size=40 --set train.eval_every=0 --set train.micro_tokens=256
+world=(--db "$work/world.db" --helpful "$work/world/rm" --safe "$work/world/rm" --max-new-tokens 24 --threads 1)
+expect 0 "12 responses" "$evaluate" model --model "$work/world/sft" "${world[@]}"
+expect 0 "win rate" "$evaluate" model --model "$work/world/rlhf-v1" --against "$work/world/sft" "${world[@]}"
+expect 0 "responses" "$annotations" synth --make scores --db "$work/world.db"
+"$evaluate" table --db "$work/world.db" --json > "$work/world.json" 2> "$work/output" || fail "table of the world: $(cat "$work/output")"
+[ -s "$work/output" ] && fail "the table of the world says: $(cat "$work/output")"
+for key in true_helpfulness true_violations; do
+    awk -v a="$(number "$work/world.json" $key)" -v n="$(grep -cE "\"$key\": [0-9.e-]+" "$work/world.json")" \
+        'BEGIN { exit !(n == 4 && a >= 0 && a <= 1) }' || fail "$key and its error of both versions: $(cat "$work/world.json")"
+done
+
+# --- perplexity: training lowers it, windows and documents are counted, and passes change nothing but rounding
+perplexity() { "$evaluate" perplexity --text "$work/text.txt" --threads 1 --json "$@" 2> "$work/output" || fail "perplexity: $(cat "$work/output")"; }
+perplexity --model "$work/rlhf-v1" --documents line > "$work/lines.json"
+perplexity --model "$work/rlhf-v1" --documents line --pass-tokens 200 > "$work/passes.json"
+perplexity --model "$work/sft" --seq-len 33 > "$work/whole.json"
+[ "$(number "$work/lines.json" documents)" = 60 ] || fail "60 lines, not $(cat "$work/lines.json")"
+awk -v a="$(number "$work/lines.json" nll)" -v b="$(number "$work/passes.json" nll)" -v p="$(number "$work/lines.json" perplexity)" \
+    'BEGIN { exit !(a > 0 && a - b < 1e-5 && b - a < 1e-5 && p > 0.999 * exp(a) && p < 1.001 * exp(a)) }' ||
+    fail "perplexity of lines: $(cat "$work/lines.json" "$work/passes.json")"
+awk -v t="$(number "$work/whole.json" tokens)" -v w="$(number "$work/whole.json" windows)" \
+    'BEGIN { exit !(w == int((t + 31) / 32)) }' || fail "windows of the whole text: $(cat "$work/whole.json")"
+awk 'BEGIN { for (i = 0; i < 40; i++) printf "%c%c%c ", 97 + i * 7 % 26, 97 + i * 11 % 26, 97 + i * 17 % 26 }' > "$work/noise.txt"
+"$evaluate" perplexity --model "$work/base" --text "$work/noise.txt" --json --threads 1 > "$work/noise.json" 2> "$work/output"
+perplexity --model "$work/base" > "$work/base.json"
+awk -v a="$(number "$work/base.json" nll)" -v b="$(number "$work/noise.json" nll)" 'BEGIN { exit !(a + 1 < b) }' ||
+    fail "the text it was trained on is no likelier than noise: $(cat "$work/base.json" "$work/noise.json")"
+expect 0 "nats a token" "$evaluate" perplexity --model "$work/base" --text "$work/noise.txt" --template none
+
 # --- wrong inputs
+printf 'b\377d\n' > "$work/bad.txt"
+: > "$work/empty.txt"
+expect 3 "bad.txt: document at byte 0" "$evaluate" perplexity --model "$work/base" --text "$work/bad.txt"
+expect 3 "no token to predict" "$evaluate" perplexity --model "$work/base" --text "$work/empty.txt"
+expect 3 "wanted is a language model" "$evaluate" perplexity --model "$work/rm-safety" --text "$work/text.txt"
+expect 2 "seq_len = 65 is above the 64 positions" "$evaluate" perplexity --model "$work/base" --text "$work/text.txt" --seq-len 65
+expect 2 "seq_len = 1 is below 2" "$evaluate" perplexity --model "$work/base" --text "$work/text.txt" --seq-len 1
+expect 4 "missing.txt" "$evaluate" perplexity --model "$work/base" --text "$work/missing.txt"
 expect 4 "missing/config.json" "$evaluate" model --model "$work/missing" "${judges[@]}"
 expect 3 "a language model; wanted is a reward model (--safe)" "$evaluate" model --model "$work/sft" "${judges[@]}" --safe "$work/sft"
 expect 3 "wanted is a language model" "$evaluate" model --model "$work/rm-safety" "${judges[@]}"
