@@ -1,8 +1,9 @@
 /*
  * sample.c: halter-annotations sample.
  *
- * One model is in memory at a time: the first response of every pair is drawn, then the second; where the two say the same,
- * the second is drawn again with the next k. All are kept in the database, so the command can be stopped and repeated.
+ * One model is in memory at a time: the first response of every pair is drawn, then the second; where the two
+ * say the same, the second is drawn again with the next k. All are kept in the database, so the command can
+ * be stopped and repeated.
  */
 #include "annotations/sample.h"
 
@@ -33,11 +34,14 @@ enum { CHOICE_PROMPTS = 2 };
 
 #define S sample_config
 static const ht_option options[] = {
-    HT_OPT_PATH(S, db, "db", NULL, HT_OPTION_REQUIRED, "project database with the prompts; the responses go there"),
+    HT_OPT_PATH(S, db, "db", NULL, HT_OPTION_REQUIRED,
+                "project database with the prompts; the responses go there"),
     HT_OPT_PATH(S, model, "model", NULL, HT_OPTION_REQUIRED, "model folder: the latest model"),
-    HT_OPT_PATH(S, other, "other", NULL, 0, "model folder of the second response; default: the first model again"),
+    HT_OPT_PATH(S, other, "other", NULL, 0,
+                "model folder of the second response; default: the first model again"),
     HT_OPT_PATH(S, out, "out", NULL, HT_OPTION_REQUIRED, "CSV file to write, for annotators to fill in"),
-    HT_OPT_INT(S, prompts, "prompts", NULL, 0, 1000000000, HT_OPTION_REQUIRED, "random prompts of split train"),
+    HT_OPT_INT(S, prompts, "prompts", NULL, 0, 1000000000, HT_OPTION_REQUIRED,
+               "random prompts of split train"),
     HT_OPT_INT(S, test_prompts, "test_prompts", "0", 0, 1000000000, 0,
                "random prompts of split test: comparisons held out from the reward models"),
     HT_OPT_INT(S, round, "round", "0", 0, 1000000, 0, "round of the samples and of their annotations"),
@@ -47,14 +51,17 @@ static const ht_option options[] = {
     HT_OPT_INT(S, end_round, "end_round", "0", 0, 1000000, 0, "round before which to stop; 0: all"),
     HT_OPT_FLOATS(S, temperatures, "temperatures", "0.7,1.0", 0.01, 100, 0,
                   "temperatures; the two of a pair differ when there are several"),
-    HT_OPT_FLOAT(S, top_p, "top_p", "1", 1e-6, 1, 0, "draw from the most probable tokens of this mass; 1: off"),
+    HT_OPT_FLOAT(S, top_p, "top_p", "1", 1e-6, 1, 0,
+                 "draw from the most probable tokens of this mass; 1: off"),
     HT_OPT_INT(S, max_new_tokens, "max_new_tokens", "512", 1, 1 << 20, 0, "longest response, tokens"),
     HT_OPT_INT(S, max_prompt_tokens, "max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
     HT_OPT_CHOICE(S, too_long, "too_long", "skip", ht_too_long_names, 0, "what to do with a longer prompt"),
-    HT_OPT_INT(S, tries, "tries", "4", 1, 100, 0, "second responses drawn before a pair that says the same is left out"),
+    HT_OPT_INT(S, tries, "tries", "4", 1, 100, 0,
+               "second responses drawn before a pair that says the same is left out"),
     HT_OPT_INT(S, sequences, "sequences", "128", 1, HT_LOGIT_ROWS, 0, "most responses sampled at once"),
-    HT_OPT_INT(S, cache_tokens, "cache_tokens", "0", 0, 1e12, 0,
-               "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
+    HT_OPT_INT(
+        S, cache_tokens, "cache_tokens", "0", 0, 1e12, 0,
+        "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, chunk, "chunk", "1024", 1, 1 << 20, 0, "responses sampled and kept at once"),
     HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_train_dtype_names, 0, "type of weights and activations"),
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
@@ -87,7 +94,8 @@ typedef struct session {
     ht_file_writer writer;
 } session;
 
-/* --- drawing ---------------------------------------------------------------------------------------------- */
+/* --- drawing ----------------------------------------------------------------------------------------------
+ */
 
 /* Draws side 0 or 1 of every pair whose side is still wanted; `attempt` counts from 0. */
 static ht_status draw_side(session *s, int side, int64_t attempt, ht_policy *policy, ht_error *err) {
@@ -166,7 +174,8 @@ done:
     return status;
 }
 
-/* --- one split -------------------------------------------------------------------------------------------- */
+/* --- one split --------------------------------------------------------------------------------------------
+ */
 
 static ht_status choose_prompts(session *s, ht_split split, int64_t wanted, ht_error *err) {
     ht_status status = HT_OK;
@@ -222,8 +231,8 @@ static ht_status sample_split(session *s, ht_split split, int64_t wanted, ht_err
     HT_TRY(ht_calloc(&s->pairs, s->prompts.count, sizeof *s->pairs, err));
     for (size_t i = 0; i < s->prompts.count; i++)
         s->pairs[i] = (pair){.prompt = (int64_t)i,
-                             .settings = ht_pair_draw(c->temperatures.values, c->temperatures.count, c->seed, c->round,
-                                                      s->prompts.dialog_ids[i]),
+                             .settings = ht_pair_draw(c->temperatures.values, c->temperatures.count, c->seed,
+                                                      c->round, s->prompts.dialog_ids[i]),
                              .state = HT_PAIR_IDENTICAL}; /* until it is judged */
     HT_TRY(draw_pairs(s, err));
     for (size_t i = 0; i < s->prompts.count; i++) {
@@ -237,14 +246,16 @@ done:
     return status;
 }
 
-/* --- the command ------------------------------------------------------------------------------------------ */
+/* --- the command ------------------------------------------------------------------------------------------
+ */
 
 static ht_status report(const session *s, ht_error *err) {
     printf("%s: %" PRId64 " pairs", s->config->out, s->states[HT_PAIR_FINE]);
     if (s->redrawn) printf(", %" PRId64 " second responses drawn again", s->redrawn);
     putchar('\n');
     for (int i = HT_PAIR_FINE + 1; i < HT_PAIR_COUNT; i++)
-        if (s->states[i]) printf("  left out %" PRId64 ": %s\n", s->states[i], ht_pair_text((ht_pair_state)i));
+        if (s->states[i])
+            printf("  left out %" PRId64 ": %s\n", s->states[i], ht_pair_text((ht_pair_state)i));
     if (fflush(stdout) != 0 || ferror(stdout)) return ht_fail(err, HT_ERR_IO, "cannot write to stdout");
     return HT_OK;
 }
@@ -260,8 +271,9 @@ static ht_status open_sources(session *s, ht_error *err) {
         HT_TRY(ht_file_hash(path, hash[i], err));
     }
     if (strcmp(hash[0], hash[1]))
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: the tokenizer differs from that of %s; the prompt's ids serve both models",
-                       path, c->model));
+        HT_TRY(ht_fail(err, HT_ERR_DATA,
+                       "%s: the tokenizer differs from that of %s; the prompt's ids serve both models", path,
+                       c->model));
     for (int i = 0; i < 2; i++)
         HT_TRY(ht_train_register_model(s->store, s->sources[i].folder, &s->sources[i].id, err));
 done:
@@ -274,7 +286,8 @@ static ht_status run(void *values, const ht_invocation *invocation, ht_error *er
     session s = {.config = c};
     (void)invocation;
     if (!c->temperatures.count) return ht_fail(err, HT_ERR_USAGE, "temperatures is empty");
-    if (!c->prompts && !c->test_prompts) return ht_fail(err, HT_ERR_USAGE, "prompts and test_prompts are both 0");
+    if (!c->prompts && !c->test_prompts)
+        return ht_fail(err, HT_ERR_USAGE, "prompts and test_prompts are both 0");
     if (c->cache_tokens && c->cache_tokens < c->max_prompt_tokens + c->max_new_tokens)
         return ht_fail(err, HT_ERR_USAGE,
                        "cache_tokens = %" PRId64 " is below max_prompt_tokens + max_new_tokens = %" PRId64,

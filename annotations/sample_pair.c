@@ -20,7 +20,8 @@ const char *ht_pair_text(ht_pair_state state) {
     return texts[state];
 }
 
-ht_pair_settings ht_pair_draw(const double *temperatures, size_t count, int64_t seed, int64_t round, int64_t dialog) {
+ht_pair_settings ht_pair_draw(const double *temperatures, size_t count, int64_t seed, int64_t round,
+                              int64_t dialog) {
     uint64_t key = (uint64_t)seed;
     uint64_t stream =
         ht_rng_stream(HT_RNG_CHOICE, (uint64_t)CHOICE_PAIR << 32 | (uint64_t)round, (uint64_t)dialog);
@@ -41,13 +42,15 @@ ht_pair_state ht_pair_judge(const char *first, const char *second) {
     if (has_tag(first) || has_tag(second)) return HT_PAIR_TAGGED;
     ht_text_strip(&first, &first_size, HT_STRIP_BOTH);
     ht_text_strip(&second, &second_size, HT_STRIP_BOTH);
-    return first_size == second_size && memcmp(first, second, first_size) == 0 ? HT_PAIR_IDENTICAL : HT_PAIR_FINE;
+    return first_size == second_size && memcmp(first, second, first_size) == 0 ? HT_PAIR_IDENTICAL
+                                                                               : HT_PAIR_FINE;
 }
 
 static const ht_column columns[] = {
-    HT_COLUMN_ID,            HT_COLUMN_MESSAGES,      HT_COLUMN_KIND,   HT_COLUMN_RESPONSE_A, HT_COLUMN_RESPONSE_B,
-    HT_COLUMN_RESPONSE_A_ID, HT_COLUMN_RESPONSE_B_ID, HT_COLUMN_CHOICE, HT_COLUMN_RATING,     HT_COLUMN_SAFETY,
-    HT_COLUMN_ANNOTATOR,     HT_COLUMN_BATCH,         HT_COLUMN_ROUND,
+    HT_COLUMN_ID,         HT_COLUMN_MESSAGES,      HT_COLUMN_KIND,          HT_COLUMN_RESPONSE_A,
+    HT_COLUMN_RESPONSE_B, HT_COLUMN_RESPONSE_A_ID, HT_COLUMN_RESPONSE_B_ID, HT_COLUMN_CHOICE,
+    HT_COLUMN_RATING,     HT_COLUMN_SAFETY,        HT_COLUMN_ANNOTATOR,     HT_COLUMN_BATCH,
+    HT_COLUMN_ROUND,
 };
 enum { COLUMNS = sizeof columns / sizeof *columns };
 

@@ -16,7 +16,8 @@ static int is_better(const ht_candidate *a, const ht_candidate *b) {
     return a->response_id < b->response_id;
 }
 
-ht_choice ht_choose(const ht_candidate *candidates, size_t count, const ht_choose_rules *rules, int64_t *index) {
+ht_choice ht_choose(const ht_candidate *candidates, size_t count, const ht_choose_rules *rules,
+                    int64_t *index) {
     const ht_candidate *best = NULL;
     *index = -1;
     for (size_t i = 0; i < count; i++) {
@@ -29,7 +30,8 @@ ht_choice ht_choose(const ht_candidate *candidates, size_t count, const ht_choos
     return HT_CHOICE_MADE;
 }
 
-/* --- one prompt ------------------------------------------------------------------------------------------- */
+/* --- one prompt -------------------------------------------------------------------------------------------
+ */
 
 /* The responses to one prompt. */
 typedef struct group {
@@ -73,7 +75,8 @@ static void add_choice(ht_rejection_sums *sums, ht_choice choice, const ht_candi
 static int64_t collect(const group *g, int64_t first, int64_t step, double *rewards) {
     int64_t count = 0;
     for (size_t i = 0; i < g->count; i++)
-        if (g->candidates[i].own && g->candidates[i].k % step == first) rewards[count++] = g->candidates[i].reward;
+        if (g->candidates[i].own && g->candidates[i].k % step == first)
+            rewards[count++] = g->candidates[i].reward;
     return count;
 }
 
@@ -95,7 +98,8 @@ static ht_status end_group(const ht_rejection *r, ht_rejection_result *result, g
     const int groups[] = {HT_GROUP_ALL, g->kind};
     if (!g->count) return HT_OK;
     for (int64_t t = 0; t < temperatures; t++)
-        if (result->temperatures[t].n > 0 && collect(g, t, temperatures, g->rewards) == result->temperatures[t].n)
+        if (result->temperatures[t].n > 0 &&
+            collect(g, t, temperatures, g->rewards) == result->temperatures[t].n)
             ht_curve_add(&result->temperatures[t], g->rewards);
     own = collect(g, 0, 1, g->rewards);
     if (own == config->k) ht_curve_add(&result->curve, g->rewards);
@@ -107,7 +111,8 @@ static ht_status end_group(const ht_rejection *r, ht_rejection_result *result, g
         add_choice(sums, choice, choice == HT_CHOICE_MADE ? &g->candidates[index] : NULL, config->round);
     }
     if (choice == HT_CHOICE_MADE) {
-        HT_TRY(ht_grow(&result->chosen, &result->chosen_capacity, result->chosen_count + 1, sizeof(int64_t), err));
+        HT_TRY(ht_grow(&result->chosen, &result->chosen_capacity, result->chosen_count + 1, sizeof(int64_t),
+                       err));
         result->chosen[result->chosen_count++] = g->candidates[index].response_id;
     }
     g->count = 0;
@@ -115,13 +120,15 @@ done:
     return status;
 }
 
-/* --- the pool --------------------------------------------------------------------------------------------- */
+/* --- the pool ---------------------------------------------------------------------------------------------
+ */
 
 static ht_status add_candidate(group *g, const ht_scored_row *row, int own, ht_error *err) {
     const ht_response_row *response = &row->response;
     int is_safety = row->dialog.kind == HT_KIND_SAFETY;
     if (isnan(row->helpful) || isnan(row->safe))
-        return ht_fail(err, HT_ERR_RUN, "response %" PRId64 " has lost a score; was it changed meanwhile?", response->id);
+        return ht_fail(err, HT_ERR_RUN, "response %" PRId64 " has lost a score; was it changed meanwhile?",
+                       response->id);
     ht_status status = ht_grow(&g->candidates, &g->capacity, g->count + 1, sizeof *g->candidates, err);
     if (status != HT_OK) return status;
     g->dialog = row->dialog.id;
@@ -146,7 +153,8 @@ static ht_status result_init(const ht_rejection_config *config, ht_rejection_res
     HT_TRY(ht_calloc(&result->temperatures, config->temperatures.count, sizeof(ht_curve), err));
     result->temperature_count = config->temperatures.count;
     for (size_t t = 0; t < config->temperatures.count; t++)
-        HT_TRY(ht_curve_init(&result->temperatures[t], ht_rejection_share(&config->temperatures, config->k, t), err));
+        HT_TRY(ht_curve_init(&result->temperatures[t],
+                             ht_rejection_share(&config->temperatures, config->k, t), err));
 done:
     return status;
 }

@@ -21,28 +21,35 @@ enum { CHOICE_PROMPTS = 1 };
 
 #define S ht_rejection_config
 static const ht_option options[] = {
-    HT_OPT_PATH(S, db, "db", NULL, HT_OPTION_REQUIRED, "database with the prompts; responses, scores and choices go there"),
+    HT_OPT_PATH(S, db, "db", NULL, HT_OPTION_REQUIRED,
+                "database with the prompts; responses, scores and choices go there"),
     HT_OPT_PATH(S, model, "model", NULL, HT_OPTION_REQUIRED, "model folder of the policy to sample from"),
     HT_OPT_PATH(S, helpful, "helpful", NULL, HT_OPTION_REQUIRED, "helpfulness reward model's folder"),
     HT_OPT_PATH(S, safe, "safe", NULL, HT_OPTION_REQUIRED, "safety reward model's folder"),
     HT_OPT_PATH(S, out, "out", NULL, 0, "folder for curves.json; default: none is written"),
     HT_OPT_INT(S, round, "round", "0", 0, 1000000, 0, "round the samples and the chosen responses belong to"),
     HT_OPT_INT(S, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
-    HT_OPT_INT(S, prompts, "prompts", "0", 0, 1000000000, 0, "random prompts to take; 0: all that fit the filters"),
+    HT_OPT_INT(S, prompts, "prompts", "0", 0, 1000000000, 0,
+               "random prompts to take; 0: all that fit the filters"),
     HT_OPT_CHOICE(S, kind, "kind", "all", kinds, 0, "prompts of this kind"),
-    HT_OPT_INT(S, first_round, "data.first_round", "0", 0, 1000000, 0, "first round whose prompts are sampled"),
+    HT_OPT_INT(S, first_round, "data.first_round", "0", 0, 1000000, 0,
+               "first round whose prompts are sampled"),
     HT_OPT_INT(S, end_round, "data.end_round", "0", 0, 1000000, 0, "round before which to stop; 0: all"),
-    HT_OPT_INT(S, max_prompt_tokens, "data.max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
-    HT_OPT_CHOICE(S, too_long, "data.too_long", "error", ht_too_long_names, 0, "what to do with a longer prompt"),
+    HT_OPT_INT(S, max_prompt_tokens, "data.max_prompt_tokens", "1024", 1, 1 << 20, 0,
+               "longest prompt, tokens"),
+    HT_OPT_CHOICE(S, too_long, "data.too_long", "error", ht_too_long_names, 0,
+                  "what to do with a longer prompt"),
     HT_OPT_INT(S, k, "sample.k", "20", 1, HT_REJECTION_K_MAX, 0, "responses a prompt"),
     HT_OPT_FLOATS(S, temperatures, "sample.temperatures", "1.0", 0.01, 100, 0,
                   "temperatures; sample k has the one at k modulo their number"),
-    HT_OPT_FLOAT(S, top_p, "sample.top_p", "1", 1e-6, 1, 0, "draw from the most probable tokens of this mass; 1: off"),
+    HT_OPT_FLOAT(S, top_p, "sample.top_p", "1", 1e-6, 1, 0,
+                 "draw from the most probable tokens of this mass; 1: off"),
     HT_OPT_INT(S, max_new_tokens, "sample.max_new_tokens", "512", 1, 1 << 20, 0, "longest response, tokens"),
     HT_OPT_INT(S, sequences, "sample.sequences", "128", 1, HT_LOGIT_ROWS, 0,
                "most responses sampled at once"),
-    HT_OPT_INT(S, cache_tokens, "sample.cache_tokens", "0", 0, 1e12, 0,
-               "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
+    HT_OPT_INT(
+        S, cache_tokens, "sample.cache_tokens", "0", 0, 1e12, 0,
+        "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, chunk, "sample.chunk", "64", 1, 1 << 20, 0, "prompts sampled and kept at once"),
     HT_OPT_INT(S, score_tokens, "score.tokens", "4096", 8, 1 << 24, 0,
                "tokens a forward pass of a reward model; bounds memory"),
@@ -57,11 +64,13 @@ static const ht_option options[] = {
     HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),
     HT_OPT_FLAG(S, json, "json", 0, "print the report as JSON"),
-    HT_OPT_FLAG(S, dry_run, "dry_run", 0, "print how much is to be sampled and the memory it takes, do nothing"),
+    HT_OPT_FLAG(S, dry_run, "dry_run", 0,
+                "print how much is to be sampled and the memory it takes, do nothing"),
 };
 #undef S
 
-/* --- checks ----------------------------------------------------------------------------------------------- */
+/* --- checks -----------------------------------------------------------------------------------------------
+ */
 
 static ht_status check_config(const ht_rejection_config *c, ht_error *err) {
     const ht_floats *t = &c->temperatures;
@@ -72,14 +81,16 @@ static ht_status check_config(const ht_rejection_config *c, ht_error *err) {
             if (t->values[i] == t->values[j])
                 return ht_fail(err, HT_ERR_USAGE, "sample.temperatures has %g twice", t->values[i]);
     if (c->k < (int64_t)t->count)
-        return ht_fail(err, HT_ERR_USAGE, "sample.k = %" PRId64 " is below the number of temperatures, %zu", c->k,
-                       t->count);
+        return ht_fail(err, HT_ERR_USAGE, "sample.k = %" PRId64 " is below the number of temperatures, %zu",
+                       c->k, t->count);
     if (c->k % (int64_t)t->count)
-        ht_warn("sample.k = %" PRId64 " is no multiple of %zu temperatures: the first %" PRId64 " have one sample more",
+        ht_warn("sample.k = %" PRId64 " is no multiple of %zu temperatures: the first %" PRId64
+                " have one sample more",
                 c->k, t->count, c->k % (int64_t)t->count);
     if (longest > c->score_tokens)
         return ht_fail(err, HT_ERR_USAGE,
-                       "score.tokens = %" PRId64 " is below data.max_prompt_tokens + sample.max_new_tokens = %" PRId64,
+                       "score.tokens = %" PRId64
+                       " is below data.max_prompt_tokens + sample.max_new_tokens = %" PRId64,
                        c->score_tokens, longest);
     if (c->cache_tokens && c->cache_tokens < longest)
         return ht_fail(err, HT_ERR_USAGE,
@@ -90,8 +101,8 @@ static ht_status check_config(const ht_rejection_config *c, ht_error *err) {
 }
 
 /* Before hours of sampling: every folder is of its kind, and takes the longest prompt and response. */
-static ht_status check_model(const char *folder, ht_head head, const ht_rejection_config *c, ht_llama_config *model,
-                             ht_error *err) {
+static ht_status check_model(const char *folder, ht_head head, const ht_rejection_config *c,
+                             ht_llama_config *model, ht_error *err) {
     char tokenizer[HT_PATH_MAX];
     int64_t longest = c->max_prompt_tokens + c->max_new_tokens;
     ht_status status = ht_model_folder_config(folder, model, err);
@@ -108,7 +119,8 @@ static ht_status check_model(const char *folder, ht_head head, const ht_rejectio
     return ht_model_folder_tokenizer(folder, tokenizer, err);
 }
 
-/* --- the work --------------------------------------------------------------------------------------------- */
+/* --- the work ---------------------------------------------------------------------------------------------
+ */
 
 /* Everything that is open while the command runs. */
 typedef struct session {
@@ -144,7 +156,8 @@ static ht_status read_prompts(session *s, ht_error *err) {
     HT_TRY(ht_prompt_set_load(&s->prompts, s->work.store, &filter, &chat, &limits, err));
     if (!c->prompts) goto done;
     if ((int64_t)s->prompts.count < c->prompts)
-        ht_warn("prompts = %" PRId64 ", but only %zu fit the filters: all are taken", c->prompts, s->prompts.count);
+        ht_warn("prompts = %" PRId64 ", but only %zu fit the filters: all are taken", c->prompts,
+                s->prompts.count);
     uint64_t stream = ht_rng_stream(HT_RNG_CHOICE, CHOICE_PROMPTS, (uint64_t)c->round);
     HT_TRY(ht_prompt_set_choose(&s->prompts, c->prompts, (uint64_t)c->seed, stream, err));
 done:
@@ -171,7 +184,8 @@ static ht_status plan_draws(session *s, ht_error *err) {
                 .prompt = (int64_t)p, .k = k, .temperature = ht_rejection_temperature(&c->temperatures, k)};
     HT_TRY(ht_draws_find(list, s->work.store, &s->missing, err));
     if (s->missing < list->count)
-        ht_info("%" PRId64 " of %" PRId64 " responses are there already", list->count - s->missing, list->count);
+        ht_info("%" PRId64 " of %" PRId64 " responses are there already", list->count - s->missing,
+                list->count);
 done:
     return status;
 }
@@ -179,15 +193,17 @@ done:
 /* Found before the work rather than after it: what is missing cannot have been chosen from. */
 static ht_status check_not_chosen(const session *s, ht_error *err) {
     int64_t chosen = 0, round = s->config->round;
-    ht_store_filter filter = {.origins = 1u << HT_ORIGIN_REJECTION, .first_round = round, .end_round = round + 1};
+    ht_store_filter filter = {
+        .origins = 1u << HT_ORIGIN_REJECTION, .first_round = round, .end_round = round + 1};
     if (!s->missing || s->config->report_only) return HT_OK;
     ht_status status = ht_store_count(s->work.store, HT_STORE_DEMONSTRATIONS, &filter, &chosen, err);
     if (status == HT_OK && chosen)
-        status = ht_fail(err, HT_ERR_USAGE,
-                         "%s: round %" PRId64 " has %" PRId64
-                         " chosen responses, from other samples than this command's; give it another --round, or "
-                         "--report-only",
-                         s->config->db, round, chosen);
+        status =
+            ht_fail(err, HT_ERR_USAGE,
+                    "%s: round %" PRId64 " has %" PRId64
+                    " chosen responses, from other samples than this command's; give it another --round, or "
+                    "--report-only",
+                    s->config->db, round, chosen);
     return status;
 }
 
@@ -218,7 +234,8 @@ static ht_status write_report(session *s, ht_error *err) {
     } else {
         ht_rejection_print(&s->work, &s->result, stdout);
     }
-    if (fflush(stdout) != 0 || ferror(stdout)) status = ht_fail(err, HT_ERR_IO, "cannot write the report to stdout");
+    if (fflush(stdout) != 0 || ferror(stdout))
+        status = ht_fail(err, HT_ERR_IO, "cannot write the report to stdout");
 done:
     return status;
 }
@@ -261,7 +278,8 @@ static ht_status begin_run(session *s, const ht_invocation *invocation, ht_error
     return status;
 }
 
-/* --- dry run ---------------------------------------------------------------------------------------------- */
+/* --- dry run ----------------------------------------------------------------------------------------------
+ */
 
 /* Bytes of the policy with its cache, or of a reward model. */
 static ht_status plan_memory(const session *s, const ht_llama_config *shape, size_t *bytes, ht_error *err) {
@@ -291,7 +309,8 @@ done:
 static ht_status print_plan(session *s, const ht_llama_config shapes[3], ht_error *err) {
     ht_status status = HT_OK;
     static const char *const names[] = {"policy", "helpful", "safe"};
-    printf("prompts %zu\nresponses %" PRId64 "\n", s->prompts.count, (int64_t)s->prompts.count * s->config->k);
+    printf("prompts %zu\nresponses %" PRId64 "\n", s->prompts.count,
+           (int64_t)s->prompts.count * s->config->k);
     for (int i = 0; i < 3; i++) {
         size_t bytes = 0;
         HT_TRY(plan_memory(s, &shapes[i], &bytes, err));
@@ -302,7 +321,8 @@ done:
     return status;
 }
 
-/* --- the command ------------------------------------------------------------------------------------------ */
+/* --- the command ------------------------------------------------------------------------------------------
+ */
 
 static ht_status work_in_database(session *s, const ht_invocation *invocation, ht_error *err) {
     ht_status status = HT_OK;
@@ -314,7 +334,8 @@ static ht_status work_in_database(session *s, const ht_invocation *invocation, h
 done:
     if (status != HT_OK && s->run_id) {
         ht_error ignored = HT_ERROR_INIT;
-        if (ht_store_end_run(s->work.store, s->run_id, status, 0, &ignored) != HT_OK) ht_warn("%s", ignored.message);
+        if (ht_store_end_run(s->work.store, s->run_id, status, 0, &ignored) != HT_OK)
+            ht_warn("%s", ignored.message);
         if (status == HT_INTERRUPTED || status == HT_TERMINATED)
             ht_info("what was sampled and scored is kept; the same command goes on from there");
     }

@@ -8,14 +8,14 @@
 
 static double log_choose(int64_t n, int64_t k) {
     int sign;
-    return lgamma_r((double)n + 1, &sign) - lgamma_r((double)k + 1, &sign) - lgamma_r((double)(n - k) + 1, &sign);
+    return lgamma_r((double)n + 1, &sign) - lgamma_r((double)k + 1, &sign) -
+           lgamma_r((double)(n - k) + 1, &sign);
 }
 
 /* Adds `share` times the probabilities that sorted reward i is the r-th smallest of N of n. */
 static void add_order(double *weights, int64_t n, int64_t N, int64_t r, double share) {
     for (int64_t i = r; i <= n - N + r; i++)
-        weights[i - 1] +=
-            share * exp(log_choose(i - 1, r - 1) + log_choose(n - i, N - r) - log_choose(n, N));
+        weights[i - 1] += share * exp(log_choose(i - 1, r - 1) + log_choose(n - i, N - r) - log_choose(n, N));
 }
 
 ht_status ht_curve_init(ht_curve *curve, int64_t n, ht_error *err) {

@@ -13,14 +13,16 @@ static int by_id(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* What this round chose before must be what it chooses now: two answers to a prompt would both be trained on. */
+/* What this round chose before must be what it chooses now: two answers to a prompt would both be trained on.
+ */
 static ht_status check_earlier(const ht_rejection *r, const ht_rejection_result *result, ht_error *err) {
     ht_status status = HT_OK;
     ht_store_cursor *cursor = NULL;
     int64_t *sorted = NULL, round = r->config->round;
     ht_demonstration_row row;
     int found;
-    ht_store_filter filter = {.origins = 1u << HT_ORIGIN_REJECTION, .first_round = round, .end_round = round + 1};
+    ht_store_filter filter = {
+        .origins = 1u << HT_ORIGIN_REJECTION, .first_round = round, .end_round = round + 1};
     HT_TRY(ht_calloc(&sorted, result->chosen_count, sizeof *sorted, err));
     if (result->chosen_count) memcpy(sorted, result->chosen, result->chosen_count * sizeof *sorted);
     qsort(sorted, result->chosen_count, sizeof *sorted, by_id);
@@ -30,8 +32,8 @@ static ht_status check_earlier(const ht_rejection *r, const ht_rejection_result 
         if (!found) break;
         if (!bsearch(&row.response_id, sorted, result->chosen_count, sizeof *sorted, by_id))
             HT_TRY(ht_fail(err, HT_ERR_DATA,
-                           "%s: round %" PRId64 " has chosen response %" PRId64
-                           " of dialog %" PRId64 " before, and this command does not; give it another --round, or "
+                           "%s: round %" PRId64 " has chosen response %" PRId64 " of dialog %" PRId64
+                           " before, and this command does not; give it another --round, or "
                            "--report-only",
                            r->config->db, round, row.response_id, row.dialog.id));
     }
@@ -60,7 +62,9 @@ static ht_status keep_numbers(const ht_rejection *r, const ht_rejection_result *
     };
     if (!details) return ht_fail(err, HT_ERR_NOMEM, "cannot write the report as JSON");
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        ht_evaluation_row row = {.model_id = r->policy_id, .name = numbers[i].name, .value = numbers[i].value,
+        ht_evaluation_row row = {.model_id = r->policy_id,
+                                 .name = numbers[i].name,
+                                 .value = numbers[i].value,
                                  .details = i == 0 ? details : NULL};
         ht_metric metric = {.name = numbers[i].name, .value = numbers[i].value};
         HT_TRY(ht_store_record_evaluation(r->store, &row, err));

@@ -32,7 +32,8 @@ int ht_rejection_is_own(const ht_rejection *r, const ht_response_row *row, int64
     if (row->model_id != r->policy_id || row->round != r->config->round) return 0;
     while (*cursor < list->count && list->prompts->dialog_ids[list->draws[*cursor].prompt] < row->dialog_id)
         *cursor += k; /* a prompt's draws follow each other */
-    if (*cursor >= list->count || list->prompts->dialog_ids[list->draws[*cursor].prompt] != row->dialog_id) return 0;
+    if (*cursor >= list->count || list->prompts->dialog_ids[list->draws[*cursor].prompt] != row->dialog_id)
+        return 0;
     for (int64_t i = *cursor; i < *cursor + k; i++)
         if (list->draws[i].response_id == row->id) return 1;
     return 0;
@@ -44,7 +45,8 @@ int ht_rejection_in_pool(const ht_rejection *r, const ht_response_row *row, int 
            row->round <= r->config->round;
 }
 
-/* --- scoring ---------------------------------------------------------------------------------------------- */
+/* --- scoring ----------------------------------------------------------------------------------------------
+ */
 
 /* Responses of a chunk that are to be scored, ids of prompt and response end to end. */
 typedef struct chunk {
@@ -63,12 +65,13 @@ typedef struct chunk {
     ht_chat_ids encoded;
 } chunk;
 
-/* Rows of the pool a transaction; a chunk is cut by rows, scored or not, so that a repeated command batches alike. */
+/* Rows of the pool a transaction; a chunk is cut by rows, scored or not, so that a repeated command batches
+ * alike. */
 enum { CHUNK_ROWS = 1024 };
 
 /*
- * The ids a reward model reads. A policy with the same tokenizer: exactly as sampled. Another: its text, encoded as an
- * answer.
+ * The ids a reward model reads. A policy with the same tokenizer: exactly as sampled. Another: its text,
+ * encoded as an answer.
  */
 static ht_status encode(chunk *c, const ht_scored_row *row, ht_error *err) {
     ht_status status = HT_OK;
@@ -83,14 +86,16 @@ static ht_status encode(chunk *c, const ht_scored_row *row, ht_error *err) {
     int same = response->tokens && response->tokenizer_hash &&
                strcmp(response->tokenizer_hash, ht_tokenizer_hash(c->scorer.tokenizer)) == 0;
     if (same)
-        HT_TRY(ht_chat_encode_response(&chat, prompt, response->tokens, (size_t)response->token_count, &c->encoded, err));
+        HT_TRY(ht_chat_encode_response(&chat, prompt, response->tokens, (size_t)response->token_count,
+                                       &c->encoded, err));
     else
-        HT_TRY(ht_chat_encode_dialog(&chat, prompt, response->text,
-                                     response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED,
-                                     &c->encoded, err));
+        HT_TRY(ht_chat_encode_dialog(
+            &chat, prompt, response->text,
+            response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED, &c->encoded, err));
     if ((int64_t)c->encoded.ids.count > c->r->config->score_tokens)
-        status = ht_fail(err, HT_ERR_DATA, "prompt and response have %zu tokens, above score.tokens = %" PRId64,
-                         c->encoded.ids.count, c->r->config->score_tokens);
+        status =
+            ht_fail(err, HT_ERR_DATA, "prompt and response have %zu tokens, above score.tokens = %" PRId64,
+                    c->encoded.ids.count, c->r->config->score_tokens);
 done:
     if (status != HT_OK) ht_fail_in(err, "response %" PRId64, response->id);
     return status;
@@ -114,8 +119,8 @@ static ht_status keep_scores(const chunk *c, ht_error *err) {
     for (size_t i = 0; i < c->count; i++) {
         double score = (double)c->scores[i];
         if (!isfinite(score))
-            HT_TRY(ht_fail(err, HT_ERR_RUN, "%s: the score of response %" PRId64 " is not finite", c->which->folder,
-                           c->response_ids[i]));
+            HT_TRY(ht_fail(err, HT_ERR_RUN, "%s: the score of response %" PRId64 " is not finite",
+                           c->which->folder, c->response_ids[i]));
         HT_TRY(ht_store_add_score(c->r->store, c->response_ids[i], c->which->model_id, score, err));
     }
     HT_TRY(ht_store_commit(c->r->store, err));
@@ -178,7 +183,8 @@ static void chunk_free(chunk *c) {
 }
 
 /* 1 into *wanted when a response of the pool has no score: else the model need not be loaded. */
-static ht_status any_missing(const ht_rejection *r, const ht_rejection_scorer *which, int *wanted, ht_error *err) {
+static ht_status any_missing(const ht_rejection *r, const ht_rejection_scorer *which, int *wanted,
+                             ht_error *err) {
     ht_status status = HT_OK;
     ht_store_cursor *cursor = NULL;
     ht_store_filter filter = ht_rejection_filter(r);
@@ -211,7 +217,8 @@ ht_status ht_rejection_score(const ht_rejection *r, const ht_rejection_scorer *w
     HT_TRY(ht_calloc(&c.tokens, CHUNK_ROWS, sizeof *c.tokens, err));
     HT_TRY(ht_calloc(&c.lengths, CHUNK_ROWS, sizeof *c.lengths, err));
     HT_TRY(ht_calloc(&c.scores, CHUNK_ROWS, sizeof *c.scores, err));
-    HT_TRY(ht_scorer_open(&c.scorer, r->be, which->folder, (ht_dtype)r->config->dtype, r->config->score_tokens, err));
+    HT_TRY(ht_scorer_open(&c.scorer, r->be, which->folder, (ht_dtype)r->config->dtype,
+                          r->config->score_tokens, err));
     HT_TRY(ht_store_count(r->store, HT_STORE_RESPONSES, &filter, &rows, err));
     HT_TRY(ht_store_read(r->store, HT_STORE_RESPONSES, &filter, &cursor, err));
     HT_TRY(score_pool(&c, cursor, rows, err));

@@ -1,10 +1,11 @@
 /*
- * rejection.h: halter-rejection: sample K responses to each prompt, score them with both reward models, keep the best
- * of each prompt as a demonstration for fine-tuning. Llama 2 section 3.2.3; METHOD.md section 5; docs/rejection.md.
+ * rejection.h: halter-rejection: sample K responses to each prompt, score them with both reward models, keep
+ * the best of each prompt as a demonstration for fine-tuning. Llama 2 section 3.2.3; METHOD.md section 5;
+ * docs/rejection.md.
  *
- * The work goes in passes, one model in memory at a time: sample with the policy, score with one reward model, score
- * with the other, choose. Every pass keeps its results in the database chunk by chunk and leaves alone what is there, so
- * the same command goes on where it was stopped.
+ * The work goes in passes, one model in memory at a time: sample with the policy, score with one reward
+ * model, score with the other, choose. Every pass keeps its results in the database chunk by chunk and leaves
+ * alone what is there, so the same command goes on where it was stopped.
  */
 #ifndef HT_REJECTION_REJECTION_H
 #define HT_REJECTION_REJECTION_H
@@ -14,7 +15,8 @@
 #include "core/store/store.h"
 #include "rejection/curves.h"
 
-/* --- configuration ---------------------------------------------------------------------------------------- */
+/* --- configuration ----------------------------------------------------------------------------------------
+ */
 
 typedef enum ht_pool { HT_POOL_LAST, HT_POOL_ALL } ht_pool;
 
@@ -24,9 +26,9 @@ typedef struct ht_rejection_config {
     char *db, *model, *helpful, *safe, *out;
     int64_t round, seed, threads;
     int backend, dtype;
-    int64_t prompts;                       /* 0: all */
-    int kind;                              /* ht_kind + 1; 0: all */
-    int64_t first_round, end_round;        /* of the prompts */
+    int64_t prompts;                /* 0: all */
+    int kind;                       /* ht_kind + 1; 0: all */
+    int64_t first_round, end_round; /* of the prompts */
     int64_t max_prompt_tokens;
     int too_long; /* ht_too_long */
     int64_t k, max_new_tokens, sequences, cache_tokens, chunk;
@@ -41,8 +43,8 @@ typedef struct ht_rejection_config {
 
 extern const ht_command ht_rejection_command;
 
-/* Temperature of sample k: they take turns, so that more samples do not change those there are. When K is not a multiple
- * of their number, the first K mod count temperatures have one sample more. */
+/* Temperature of sample k: they take turns, so that more samples do not change those there are. When K is not
+ * a multiple of their number, the first K mod count temperatures have one sample more. */
 static inline double ht_rejection_temperature(const ht_floats *temperatures, int64_t k) {
     return temperatures->values[(size_t)k % temperatures->count];
 }
@@ -52,7 +54,8 @@ static inline int64_t ht_rejection_share(const ht_floats *temperatures, int64_t 
     return k / count + ((int64_t)index < k % count);
 }
 
-/* --- the pool --------------------------------------------------------------------------------------------- */
+/* --- the pool ---------------------------------------------------------------------------------------------
+ */
 
 /* The command at work: what the passes share. Pointers are borrowed. */
 typedef struct ht_rejection {
@@ -66,16 +69,17 @@ typedef struct ht_rejection {
 /* Rows that may be in the pool, in the order of their dialogues; ht_rejection_is_* decide. */
 ht_store_filter ht_rejection_filter(const ht_rejection *r);
 
-/* 1 when the row is one of this command's own samples. *cursor (0 at first) is the position in the draws; rows must come in
- * the order of their dialogues. */
+/* 1 when the row is one of this command's own samples. *cursor (0 at first) is the position in the draws;
+ * rows must come in the order of their dialogues. */
 int ht_rejection_is_own(const ht_rejection *r, const ht_response_row *row, int64_t *cursor);
 
-/* 1 when the row may be chosen: one's own, and with pool `all` every sample of rejection sampling of this round or an
- * earlier one, whatever model and settings drew it. Samples for annotators and of PPO are not in the pool. */
+/* 1 when the row may be chosen: one's own, and with pool `all` every sample of rejection sampling of this
+ * round or an earlier one, whatever model and settings drew it. Samples for annotators and of PPO are not in
+ * the pool. */
 int ht_rejection_in_pool(const ht_rejection *r, const ht_response_row *row, int own);
 
-/* Scores every response of the pool that `model_id` has not scored, with the reward model in `folder`. HT_ERR_RUN when a
- * score is not finite. */
+/* Scores every response of the pool that `model_id` has not scored, with the reward model in `folder`.
+ * HT_ERR_RUN when a score is not finite. */
 typedef struct ht_rejection_scorer {
     const char *folder;
     int64_t model_id;
@@ -83,7 +87,8 @@ typedef struct ht_rejection_scorer {
 } ht_rejection_scorer;
 ht_status ht_rejection_score(const ht_rejection *r, const ht_rejection_scorer *scorer, ht_error *err);
 
-/* --- choosing --------------------------------------------------------------------------------------------- */
+/* --- choosing ---------------------------------------------------------------------------------------------
+ */
 
 /* A response to a prompt, scored. */
 typedef struct ht_candidate {
@@ -99,21 +104,29 @@ typedef struct ht_choose_rules {
     double min_reward;
 } ht_choose_rules;
 
-typedef enum ht_choice { HT_CHOICE_MADE, HT_CHOICE_ALL_TRUNCATED, HT_CHOICE_BELOW_MIN, HT_CHOICE_COUNT } ht_choice;
+typedef enum ht_choice {
+    HT_CHOICE_MADE,
+    HT_CHOICE_ALL_TRUNCATED,
+    HT_CHOICE_BELOW_MIN,
+    HT_CHOICE_COUNT
+} ht_choice;
 
-/* *index = the candidate of greatest reward; ties go to the lowest k, then the lowest response id. -1 unless MADE. */
-ht_choice ht_choose(const ht_candidate *candidates, size_t count, const ht_choose_rules *rules, int64_t *index);
+/* *index = the candidate of greatest reward; ties go to the lowest k, then the lowest response id. -1 unless
+ * MADE. */
+ht_choice ht_choose(const ht_candidate *candidates, size_t count, const ht_choose_rules *rules,
+                    int64_t *index);
 
-/* --- results ---------------------------------------------------------------------------------------------- */
+/* --- results ----------------------------------------------------------------------------------------------
+ */
 
-/* Sums over the prompts of a group. Rewards are combined ones; a helpfulness prompt's is on the helpfulness model's scale,
- * unless the response is unsafe, a safety prompt's on the safety model's. */
+/* Sums over the prompts of a group. Rewards are combined ones; a helpfulness prompt's is on the helpfulness
+ * model's scale, unless the response is unsafe, a safety prompt's on the safety model's. */
 typedef struct ht_rejection_sums {
-    int64_t prompts;   /* with this command's samples */
+    int64_t prompts; /* with this command's samples */
     int64_t samples, truncated, unsafe;
-    double reward, helpful, safe; /* over samples */
-    double median;                /* over prompts, of each prompt's median reward */
-    int64_t choices[HT_CHOICE_COUNT]; /* prompts of the pool by what became of them */
+    double reward, helpful, safe;          /* over samples */
+    double median;                         /* over prompts, of each prompt's median reward */
+    int64_t choices[HT_CHOICE_COUNT];      /* prompts of the pool by what became of them */
     int64_t chosen_unsafe, chosen_earlier; /* of earlier rounds */
     double chosen_reward, chosen_helpful, chosen_safe;
 } ht_rejection_sums;
@@ -125,7 +138,7 @@ typedef struct ht_rejection_result {
     ht_curve curve;         /* over all K samples of a prompt, cut ones too */
     ht_curve *temperatures; /* [temperature_count] over the samples of one temperature */
     size_t temperature_count;
-    int64_t *chosen;        /* [chosen_count] response ids */
+    int64_t *chosen; /* [chosen_count] response ids */
     size_t chosen_count, chosen_capacity;
 } ht_rejection_result;
 
@@ -138,8 +151,8 @@ json_t *ht_rejection_report(const ht_rejection *r, const ht_rejection_result *re
 /* The same as a table for people. */
 void ht_rejection_print(const ht_rejection *r, const ht_rejection_result *result, FILE *out);
 
-/* Demonstrations (unless report_only), evaluations of the policy and metrics of the run, in one transaction. HT_ERR_DATA
- * when this round has a chosen response that is none of these. */
+/* Demonstrations (unless report_only), evaluations of the policy and metrics of the run, in one transaction.
+ * HT_ERR_DATA when this round has a chosen response that is none of these. */
 ht_status ht_rejection_keep(const ht_rejection *r, const ht_rejection_result *result, const json_t *report,
                             int64_t run_id, ht_error *err);
 

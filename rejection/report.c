@@ -24,17 +24,17 @@ static json_t *whole(int64_t value) {
 
 static json_t *group_json(const ht_rejection_sums *s) {
     int64_t made = s->choices[HT_CHOICE_MADE];
-    json_t *samples = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "count", whole(s->samples), "reward_mean",
-        ratio(s->reward, s->samples), "reward_median", ratio(s->median, s->prompts), "helpful_mean",
-        ratio(s->helpful, s->samples), "safe_mean", ratio(s->safe, s->samples), "unsafe", whole(s->unsafe), "truncated",
-        whole(s->truncated), "prompts", whole(s->prompts));
+    json_t *samples =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "count", whole(s->samples), "reward_mean",
+                  ratio(s->reward, s->samples), "reward_median", ratio(s->median, s->prompts), "helpful_mean",
+                  ratio(s->helpful, s->samples), "safe_mean", ratio(s->safe, s->samples), "unsafe",
+                  whole(s->unsafe), "truncated", whole(s->truncated), "prompts", whole(s->prompts));
     json_t *chosen = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "count", whole(made), "reward_mean",
-                               ratio(s->chosen_reward, made), "helpful_mean", ratio(s->chosen_helpful, made), "safe_mean",
-                               ratio(s->chosen_safe, made), "unsafe", whole(s->chosen_unsafe), "of_earlier_rounds",
-                               whole(s->chosen_earlier));
-    json_t *none = json_pack("{s:o, s:o}", "all_truncated", whole(s->choices[HT_CHOICE_ALL_TRUNCATED]), "below_min_reward",
-                             whole(s->choices[HT_CHOICE_BELOW_MIN]));
+                               ratio(s->chosen_reward, made), "helpful_mean", ratio(s->chosen_helpful, made),
+                               "safe_mean", ratio(s->chosen_safe, made), "unsafe", whole(s->chosen_unsafe),
+                               "of_earlier_rounds", whole(s->chosen_earlier));
+    json_t *none = json_pack("{s:o, s:o}", "all_truncated", whole(s->choices[HT_CHOICE_ALL_TRUNCATED]),
+                             "below_min_reward", whole(s->choices[HT_CHOICE_BELOW_MIN]));
     return json_pack("{s:o, s:o, s:o}", "samples", samples, "chosen", chosen, "prompts_without_choice", none);
 }
 
@@ -51,8 +51,8 @@ static json_t *temperatures_json(const ht_rejection *r, const ht_rejection_resul
     for (size_t t = 0; t < result->temperature_count; t++) {
         const ht_curve *curve = &result->temperatures[t];
         json_array_append_new(
-            list, json_pack("{s:f, s:o, s:o, s:o, s:o}", "temperature", r->config->temperatures.values[t], "samples",
-                            whole(curve->n), "reward_mean", number(ht_curve_mean(curve)), "max",
+            list, json_pack("{s:f, s:o, s:o, s:o, s:o}", "temperature", r->config->temperatures.values[t],
+                            "samples", whole(curve->n), "reward_mean", number(ht_curve_mean(curve)), "max",
                             curve_json(curve, ht_curve_best), "median", curve_json(curve, ht_curve_median)));
     }
     return list;
@@ -66,14 +66,15 @@ json_t *ht_rejection_report(const ht_rejection *r, const ht_rejection_result *re
     json_t *curve = json_pack("{s:o, s:o, s:o}", "prompts", whole(result->curve.prompts), "max",
                               curve_json(&result->curve, ht_curve_best), "median",
                               curve_json(&result->curve, ht_curve_median));
-    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:f, s:s, s:f, s:b, s:o, s:o, s:o}", "model", c->model, "helpful",
-                     c->helpful, "safe", c->safe, "round", whole(c->round), "seed", whole(c->seed), "k", whole(c->k),
-                     "top_p", c->top_p, "pool", c->pool == HT_POOL_ALL ? "all" : "last", "safety_threshold",
-                     HT_SAFETY_THRESHOLD, "demonstrations_written", !c->report_only, "groups", groups, "curve", curve,
-                     "temperatures", temperatures_json(r, result));
+    return json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:f, s:s, s:f, s:b, s:o, s:o, s:o}", "model", c->model,
+                     "helpful", c->helpful, "safe", c->safe, "round", whole(c->round), "seed", whole(c->seed),
+                     "k", whole(c->k), "top_p", c->top_p, "pool", c->pool == HT_POOL_ALL ? "all" : "last",
+                     "safety_threshold", HT_SAFETY_THRESHOLD, "demonstrations_written", !c->report_only,
+                     "groups", groups, "curve", curve, "temperatures", temperatures_json(r, result));
 }
 
-/* --- the table -------------------------------------------------------------------------------------------- */
+/* --- the table --------------------------------------------------------------------------------------------
+ */
 
 static void cell(FILE *out, double value) {
     if (isfinite(value))
@@ -112,8 +113,8 @@ static int is_shown(int64_t N, int64_t n) {
 
 void ht_rejection_print(const ht_rejection *r, const ht_rejection_result *result, FILE *out) {
     const ht_rejection_sums *all = &result->sums[HT_GROUP_ALL];
-    fprintf(out, "%-12s %9s %10s %10s %10s %10s %9s %10s %10s %10s\n", "prompts", "count", "samples", "mean", "median",
-            "chosen", "chosen n", "unsafe %", "ch.unsafe%", "cut %");
+    fprintf(out, "%-12s %9s %10s %10s %10s %10s %9s %10s %10s %10s\n", "prompts", "count", "samples", "mean",
+            "median", "chosen", "chosen n", "unsafe %", "ch.unsafe%", "cut %");
     for (int i = 0; i < HT_GROUP_COUNT; i++)
         if (result->sums[i].prompts || result->sums[i].choices[HT_CHOICE_MADE])
             print_group(out, group_names[i], &result->sums[i]);
@@ -133,8 +134,9 @@ void ht_rejection_print(const ht_rejection *r, const ht_rejection_result *result
         cell(out, ht_curve_best(curve, curve->n));
         fputc('\n', out);
     }
-    fprintf(out, "\nchosen %" PRId64 " responses (%" PRId64 " of earlier rounds)%s\n", all->choices[HT_CHOICE_MADE],
-            all->chosen_earlier, r->config->report_only ? "; not kept: --report-only" : "");
+    fprintf(out, "\nchosen %" PRId64 " responses (%" PRId64 " of earlier rounds)%s\n",
+            all->choices[HT_CHOICE_MADE], all->chosen_earlier,
+            r->config->report_only ? "; not kept: --report-only" : "");
     if (all->choices[HT_CHOICE_ALL_TRUNCATED])
         fprintf(out, "no choice for %" PRId64 " prompts: every response was cut at its greatest length\n",
                 all->choices[HT_CHOICE_ALL_TRUNCATED]);

@@ -9,7 +9,8 @@
 #include "core/base/rng.h"
 #include "core/generate/samples.h"
 
-/* --- what is there ---------------------------------------------------------------------------------------- */
+/* --- what is there ----------------------------------------------------------------------------------------
+ */
 
 /* First draw of a prompt whose dialogue is `dialog` or a later one, from position `from` on. */
 static int64_t seek(const ht_draw_list *list, int64_t from, int64_t dialog) {
@@ -32,7 +33,8 @@ static ht_status match(ht_draw *draw, const ht_draw_list *list, const ht_respons
         return ht_fail(err, HT_ERR_DATA,
                        "response %" PRId64 " has %" PRId64 " tokens%s, but this command's longest is %" PRId64
                        ": it was drawn with another max_new_tokens; take that one, or another seed",
-                       row->id, row->token_count, row->finish == HT_FINISH_LENGTH ? " and was cut there" : "", longest);
+                       row->id, row->token_count, row->finish == HT_FINISH_LENGTH ? " and was cut there" : "",
+                       longest);
     draw->response_id = row->id;
     return HT_OK;
 }
@@ -43,7 +45,8 @@ ht_status ht_draws_find(ht_draw_list *list, ht_store *store, int64_t *missing, h
     ht_scored_row row;
     int64_t at = 0, known = 0;
     int found;
-    ht_store_filter filter = {.model_id = list->model_id, .first_round = list->round, .end_round = list->round + 1};
+    ht_store_filter filter = {
+        .model_id = list->model_id, .first_round = list->round, .end_round = list->round + 1};
     *missing = list->count;
     HT_TRY(ht_store_read(store, HT_STORE_RESPONSES, &filter, &cursor, err));
     for (;;) {
@@ -52,7 +55,8 @@ ht_status ht_draws_find(ht_draw_list *list, ht_store *store, int64_t *missing, h
         const ht_response_row *r = &row.response;
         at = seek(list, at, r->dialog_id);
         if (r->run_id || r->step || r->seed != list->seed || r->top_p != list->top_p) continue;
-        for (int64_t i = at; i < list->count && list->prompts->dialog_ids[list->draws[i].prompt] == r->dialog_id; i++) {
+        for (int64_t i = at;
+             i < list->count && list->prompts->dialog_ids[list->draws[i].prompt] == r->dialog_id; i++) {
             ht_draw *draw = &list->draws[i];
             if (draw->k != r->k || draw->temperature != r->temperature) continue;
             HT_TRY(match(draw, list, r, err));
@@ -65,7 +69,8 @@ done:
     return status;
 }
 
-/* --- drawing ---------------------------------------------------------------------------------------------- */
+/* --- drawing ----------------------------------------------------------------------------------------------
+ */
 
 static ht_request make_request(const ht_draw_list *list, const ht_draw *draw) {
     int64_t length;
@@ -82,8 +87,9 @@ static ht_request make_request(const ht_draw_list *list, const ht_draw *draw) {
     };
 }
 
-static ht_status store_chunk(const ht_draw_list *list, ht_store *store, const ht_policy *policy, ht_draw *const *draws,
-                             const ht_completion *completions, int64_t count, ht_error *err) {
+static ht_status store_chunk(const ht_draw_list *list, ht_store *store, const ht_policy *policy,
+                             ht_draw *const *draws, const ht_completion *completions, int64_t count,
+                             ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(ht_store_begin(store, err));
     for (int64_t i = 0; i < count; i++) {
@@ -96,7 +102,8 @@ static ht_status store_chunk(const ht_draw_list *list, ht_store *store, const ht
             .seed = list->seed,
             .k = draws[i]->k,
         };
-        HT_TRY(ht_store_sample(store, policy->tokenizer, &settings, &completions[i], &draws[i]->response_id, err));
+        HT_TRY(ht_store_sample(store, policy->tokenizer, &settings, &completions[i], &draws[i]->response_id,
+                               err));
     }
     HT_TRY(ht_store_commit(store, err));
 done:
@@ -111,8 +118,8 @@ typedef struct chunk_buffers {
     ht_completion *completions;
 } chunk_buffers;
 
-static ht_status sample_chunk(ht_draw_list *list, int64_t first, chunk_buffers *b, ht_store *store, ht_policy *policy,
-                              int64_t *tokens, ht_error *err) {
+static ht_status sample_chunk(ht_draw_list *list, int64_t first, chunk_buffers *b, ht_store *store,
+                              ht_policy *policy, int64_t *tokens, ht_error *err) {
     ht_status status = HT_OK;
     int64_t end = list->count - first < list->chunk ? list->count : first + list->chunk, count = 0;
     for (int64_t i = first; i < end; i++) {
@@ -146,7 +153,8 @@ ht_status ht_draws_sample(ht_draw_list *list, ht_store *store, ht_policy *policy
         HT_TRY(sample_chunk(list, first, &b, store, policy, &tokens, err));
         double seconds = ht_now() - started;
         snprintf(note, sizeof note, "responses, %.0f tok/s", seconds > 0 ? (double)tokens / seconds : 0.0);
-        ht_progress_update(&progress, list->count - first < list->chunk ? list->count : first + list->chunk, note);
+        ht_progress_update(&progress, list->count - first < list->chunk ? list->count : first + list->chunk,
+                           note);
     }
     ht_progress_finish(&progress, list->count, "responses");
 done:
@@ -156,7 +164,8 @@ done:
     return status;
 }
 
-/* --- choosing prompts ------------------------------------------------------------------------------------- */
+/* --- choosing prompts -------------------------------------------------------------------------------------
+ */
 
 typedef struct lot {
     uint64_t key;
@@ -174,7 +183,8 @@ static int by_index(const void *a, const void *b) {
     return x->index < y->index ? -1 : x->index > y->index;
 }
 
-ht_status ht_prompt_set_choose(ht_prompt_set *set, int64_t count, uint64_t seed, uint64_t stream, ht_error *err) {
+ht_status ht_prompt_set_choose(ht_prompt_set *set, int64_t count, uint64_t seed, uint64_t stream,
+                               ht_error *err) {
     ht_status status = HT_OK;
     lot *lots = NULL;
     size_t kept = (size_t)count;
@@ -189,7 +199,8 @@ ht_status ht_prompt_set_choose(ht_prompt_set *set, int64_t count, uint64_t seed,
     for (size_t i = 0; i < kept; i++) {
         size_t from = lots[i].index; /* >= i, so nothing is written over that is still to be read */
         int64_t start = set->start[from], length = set->start[from + 1] - start;
-        memmove(set->tokens.data + set->tokens.count, set->tokens.data + start, (size_t)length * sizeof(int32_t));
+        memmove(set->tokens.data + set->tokens.count, set->tokens.data + start,
+                (size_t)length * sizeof(int32_t));
         set->dialog_ids[i] = set->dialog_ids[from];
         set->is_safety[i] = set->is_safety[from];
         set->start[i] = (int64_t)set->tokens.count;

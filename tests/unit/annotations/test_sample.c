@@ -1,4 +1,5 @@
-/* Pairs for annotators: temperatures, sides, what cannot be compared, and that the file comes back through the import. */
+/* Pairs for annotators: temperatures, sides, what cannot be compared, and that the file comes back through
+ * the import. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -69,15 +70,16 @@ static void test_sample__what_cannot_be_compared(void **state) {
         assert_true(strlen(ht_pair_text((ht_pair_state)i)) > 0);
 }
 
-/* --- the file --------------------------------------------------------------------------------------------- */
+/* --- the file ---------------------------------------------------------------------------------------------
+ */
 
 static char folder[64];
 static ht_error err;
 
-#define OK(call)                                                                                                      \
-    do {                                                                                                              \
-        ht_status got_ = (call);                                                                                      \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                                    \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        ht_status got_ = (call);                                                                             \
+        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                           \
     } while (0)
 
 static int set_up(void **state) {
@@ -97,15 +99,24 @@ static int tear_down(void **state) {
 static int64_t add_response(ht_store *store, int64_t dialog, int64_t model, const char *text) {
     int64_t id = 0;
     int32_t tokens[] = {7, 2};
-    ht_response_row row = {.dialog_id = dialog, .text = text, .tokens = tokens, .token_count = 2, .model_id = model,
-                           .round = 1, .temperature = 1, .top_p = 1, .seed = 1, .finish = HT_FINISH_EOS};
+    ht_response_row row = {.dialog_id = dialog,
+                           .text = text,
+                           .tokens = tokens,
+                           .token_count = 2,
+                           .model_id = model,
+                           .round = 1,
+                           .temperature = 1,
+                           .top_p = 1,
+                           .seed = 1,
+                           .finish = HT_FINISH_EOS};
     OK(ht_store_add_response(store, &row, &id, NULL, &err));
     return id;
 }
 
 static int64_t add_model(ht_store *store, const char *name) {
     int64_t id = 0;
-    OK(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"}, &id, &err));
+    OK(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"},
+                          &id, &err));
     return id;
 }
 
@@ -118,7 +129,8 @@ static void test_sample__the_import_takes_the_file_once_a_choice_is_filled_in(vo
     snprintf(db, sizeof db, "%s/p.db", folder);
     snprintf(csv, sizeof csv, "%s/pairs.csv", folder);
     OK(ht_store_open(&store, db, HT_STORE_CREATE, &err));
-    ht_dialog_row prompt = {.messages = "[{\"role\":\"user\",\"content\":\"say, \\\"it\\\"\"}]", .kind = HT_KIND_SAFETY};
+    ht_dialog_row prompt = {.messages = "[{\"role\":\"user\",\"content\":\"say, \\\"it\\\"\"}]",
+                            .kind = HT_KIND_SAFETY};
     OK(ht_store_add_dialog(store, &prompt, &dialog, NULL, &err));
     ht_pair_row pair = {.number = 1, .round = 4, .text = {awkward, ""}};
     pair.id[0] = add_response(store, dialog, add_model(store, "a"), awkward);
@@ -169,8 +181,8 @@ int main(void) {
         cmocka_unit_test(test_sample__settings_depend_on_seed_round_and_dialog_alone),
         cmocka_unit_test(test_sample__temperatures_of_a_pair_differ),
         cmocka_unit_test(test_sample__what_cannot_be_compared),
-        cmocka_unit_test_setup_teardown(test_sample__the_import_takes_the_file_once_a_choice_is_filled_in, set_up,
-                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_sample__the_import_takes_the_file_once_a_choice_is_filled_in,
+                                        set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

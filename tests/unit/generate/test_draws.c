@@ -16,10 +16,10 @@
 
 static ht_error err;
 
-#define OK(call)                                                                                                      \
-    do {                                                                                                              \
-        ht_status got_ = (call);                                                                                      \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                                    \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        ht_status got_ = (call);                                                                             \
+        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                           \
     } while (0)
 
 enum { PROMPTS = 60 };
@@ -113,8 +113,8 @@ static int64_t add_response(ht_response_row row) {
     int64_t id = 0;
     int32_t tokens[3] = {1, 2, 3};
     char text[96];
-    snprintf(text, sizeof text, "%d %d %d %g %g %d", (int)row.model_id, (int)row.round, (int)row.k, row.temperature,
-             row.top_p, (int)row.seed);
+    snprintf(text, sizeof text, "%d %d %d %g %g %d", (int)row.model_id, (int)row.round, (int)row.k,
+             row.temperature, row.top_p, (int)row.seed);
     row.text = text;
     row.tokens = tokens;
     row.token_count = 3;
@@ -131,9 +131,17 @@ static void test_draws__finds_what_has_the_same_settings_only(void **state) {
         snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%d\"}]", i);
         OK(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages}, &dialogs[i], NULL, &err));
     }
-    OK(ht_store_add_model(store, &(ht_model_row){.name = "a", .path = "a", .hash = "a", .stage = "sft"}, &model, &err));
-    OK(ht_store_add_model(store, &(ht_model_row){.name = "b", .path = "b", .hash = "b", .stage = "sft"}, &other, &err));
-    ht_response_row row = {.dialog_id = dialogs[2], .model_id = model, .round = 1, .temperature = 1, .top_p = 1, .seed = 7, .k = 1};
+    OK(ht_store_add_model(store, &(ht_model_row){.name = "a", .path = "a", .hash = "a", .stage = "sft"},
+                          &model, &err));
+    OK(ht_store_add_model(store, &(ht_model_row){.name = "b", .path = "b", .hash = "b", .stage = "sft"},
+                          &other, &err));
+    ht_response_row row = {.dialog_id = dialogs[2],
+                           .model_id = model,
+                           .round = 1,
+                           .temperature = 1,
+                           .top_p = 1,
+                           .seed = 7,
+                           .k = 1};
     int64_t found = add_response(row);
     row.dialog_id = dialogs[0];
     row.k = 0;
@@ -155,8 +163,16 @@ static void test_draws__finds_what_has_the_same_settings_only(void **state) {
     ht_draw draws[6];
     for (int i = 0; i < 6; i++)
         draws[i] = (ht_draw){.prompt = i / 2, .k = i % 2, .temperature = 1};
-    ht_draw_list list = {.draws = draws, .count = 6, .prompts = &set, .model_id = model, .round = 1, .seed = 7,
-                         .top_p = 1, .max_new_tokens = 3, .max_positions = 99, .chunk = 2};
+    ht_draw_list list = {.draws = draws,
+                         .count = 6,
+                         .prompts = &set,
+                         .model_id = model,
+                         .round = 1,
+                         .seed = 7,
+                         .top_p = 1,
+                         .max_new_tokens = 3,
+                         .max_positions = 99,
+                         .chunk = 2};
     OK(ht_draws_find(&list, store, &missing, &err));
     assert_int_equal(missing, 4);
     const int64_t expected[6] = {first, 0, 0, 0, 0, found};

@@ -15,16 +15,17 @@
 #include "core/model/score.h"
 #include "rejection/rejection.h"
 
-#define OK(call)                                                                                                      \
-    do {                                                                                                              \
-        ht_error err_ = HT_ERROR_INIT, *const err = &err_;                                                                 \
-        ht_status got_ = (call);                                                                                      \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err_.message);                                                   \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        ht_error err_ = HT_ERROR_INIT, *const err = &err_;                                                   \
+        ht_status got_ = (call);                                                                             \
+        if (got_ != HT_OK) fail_msg("%s: %s", #call, err_.message);                                          \
     } while (0)
 
 #define NEAR(value, expected, tolerance) assert_true(fabs((value) - (expected)) <= (tolerance))
 
-/* --- pure ------------------------------------------------------------------------------------------------- */
+/* --- pure -------------------------------------------------------------------------------------------------
+ */
 
 static const ht_choose_rules plain = {.truncated = 0, .min_reward = -1e30};
 
@@ -91,7 +92,8 @@ static void test_choose__temperatures_take_turns(void **state) {
     assert_int_equal(ht_rejection_share(&list, 9, 2), 3);
 }
 
-/* --- with a database -------------------------------------------------------------------------------------- */
+/* --- with a database --------------------------------------------------------------------------------------
+ */
 
 static char folder[64], path[96];
 static ht_store *store;
@@ -99,7 +101,8 @@ static int64_t policy, older, helpful, safe;
 
 static int64_t add_model(const char *name) {
     int64_t id = 0;
-    OK(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"}, &id, err));
+    OK(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"},
+                          &id, err));
     return id;
 }
 
@@ -194,16 +197,26 @@ static bench *make_bench(int64_t k, const int64_t *dialogs, size_t count) {
         for (int64_t j = 0; j < k; j++)
             b->draws[(int64_t)i * k + j] = (ht_draw){.prompt = (int64_t)i, .k = j, .temperature = 1};
     }
-    b->prompts = (ht_prompt_set){
-        .tokens = {.data = b->ids, .count = count}, .start = b->start, .dialog_ids = b->dialogs, .count = count};
+    b->prompts = (ht_prompt_set){.tokens = {.data = b->ids, .count = count},
+                                 .start = b->start,
+                                 .dialog_ids = b->dialogs,
+                                 .count = count};
     b->work = (ht_rejection){
         .config = &b->config,
         .store = store,
         .policy_id = policy,
         .helpful_id = helpful,
         .safe_id = safe,
-        .draws = {.draws = b->draws, .count = (int64_t)count * k, .prompts = &b->prompts, .model_id = policy, .round = 2,
-                  .seed = 7, .top_p = 1, .max_new_tokens = 8, .max_positions = 64, .chunk = 4},
+        .draws = {.draws = b->draws,
+                  .count = (int64_t)count * k,
+                  .prompts = &b->prompts,
+                  .model_id = policy,
+                  .round = 2,
+                  .seed = 7,
+                  .top_p = 1,
+                  .max_new_tokens = 8,
+                  .max_positions = 64,
+                  .chunk = 4},
     };
     return b;
 }
@@ -223,7 +236,8 @@ static void choose(bench *b) {
 
 static int64_t begin_run(void) {
     int64_t id = 0;
-    OK(ht_store_begin_run(store, &(ht_run_row){.stage = "rejection", .round = 2, .model_id = policy}, &id, err));
+    OK(ht_store_begin_run(store, &(ht_run_row){.stage = "rejection", .round = 2, .model_id = policy}, &id,
+                          err));
     return id;
 }
 
@@ -314,8 +328,16 @@ static void test_choose__cut_responses_give_no_choice_and_are_counted(void **sta
     (void)state;
     int64_t dialog = add_dialog("one", HT_KIND_HELPFULNESS), id = 0;
     int32_t tokens[8] = {5, 5, 5, 5, 5, 5, 5, 5};
-    ht_response_row row = {.dialog_id = dialog, .text = "on and on", .tokens = tokens, .token_count = 8, .model_id = policy,
-                           .round = 2, .temperature = 1, .top_p = 1, .seed = 7, .finish = HT_FINISH_LENGTH};
+    ht_response_row row = {.dialog_id = dialog,
+                           .text = "on and on",
+                           .tokens = tokens,
+                           .token_count = 8,
+                           .model_id = policy,
+                           .round = 2,
+                           .temperature = 1,
+                           .top_p = 1,
+                           .seed = 7,
+                           .finish = HT_FINISH_LENGTH};
     OK(ht_store_add_response(store, &row, &id, NULL, err));
     OK(ht_store_add_score(store, id, helpful, 1, err));
     OK(ht_store_add_score(store, id, safe, 1, err));
@@ -393,7 +415,8 @@ static void test_choose__another_choice_in_the_same_round_is_refused(void **stat
     assert_int_equal(b->result.chosen[0], first);
     assert_int_equal(other->result.chosen[0], second);
     ht_error refused = HT_ERROR_INIT;
-    assert_int_equal(ht_rejection_keep(&other->work, &other->result, report, begin_run(), &refused), HT_ERR_DATA);
+    assert_int_equal(ht_rejection_keep(&other->work, &other->result, report, begin_run(), &refused),
+                     HT_ERR_DATA);
     assert_non_null(strstr(refused.message, "round 2"));
     assert_int_equal(count(HT_STORE_DEMONSTRATIONS), 1);
     other->config.report_only = 1;
@@ -426,7 +449,8 @@ static void test_choose__report_has_exact_numbers(void **state) {
     NEAR(json_real_value(json_object_get(json_object_get(all, "chosen"), "reward_mean")), 4, 0);
     NEAR(json_real_value(json_object_get(json_object_get(all, "samples"), "reward_median")), 2, 0);
     assert_true(json_is_null(json_object_get(
-        json_object_get(json_object_get(json_object_get(report, "groups"), "safety"), "chosen"), "reward_mean")));
+        json_object_get(json_object_get(json_object_get(report, "groups"), "safety"), "chosen"),
+        "reward_mean")));
     json_decref(report);
     free_bench(b);
 }
