@@ -113,12 +113,12 @@ static ht_status draw_side(session *s, int side, int64_t attempt, ht_policy *pol
                                .cache_tokens = c->cache_tokens ? c->cache_tokens : c->sequences * longest};
     ht_llama_config shape;
     int64_t missing;
-    HT_TRY(ht_calloc(&list.draws, s->prompts.count, sizeof(ht_draw), err));
+    HT_TRY(ht_calloc(&list.draws, s->prompts.count, sizeof(ht_draw_entry), err));
     for (size_t i = 0; i < s->prompts.count; i++) {
         if (s->pairs[i].state == HT_PAIR_FINE) continue;
-        list.draws[list.count++] = (ht_draw){.prompt = s->pairs[i].prompt,
-                                             .k = HT_DRAW_ANNOTATION_K + side + attempt,
-                                             .temperature = s->pairs[i].settings.temperature[side]};
+        list.draws[list.count++] = (ht_draw_entry){.prompt = s->pairs[i].prompt,
+                                                   .k = HT_DRAW_ANNOTATION_K + side + attempt,
+                                                   .temperature = s->pairs[i].settings.temperature[side]};
     }
     HT_TRY(ht_model_folder_config(s->sources[side].folder, &shape, err));
     list.max_positions = shape.max_positions;

@@ -177,10 +177,10 @@ static ht_status plan_draws(session *s, ht_error *err) {
                            .max_new_tokens = c->max_new_tokens,
                            .max_positions = s->shape.max_positions,
                            .chunk = c->chunk * c->k};
-    HT_TRY(ht_calloc(&list->draws, s->prompts.count * (size_t)c->k, sizeof(ht_draw), err));
+    HT_TRY(ht_calloc(&list->draws, s->prompts.count * (size_t)c->k, sizeof(ht_draw_entry), err));
     for (size_t p = 0; p < s->prompts.count; p++)
         for (int64_t k = 0; k < c->k; k++)
-            list->draws[list->count++] = (ht_draw){
+            list->draws[list->count++] = (ht_draw_entry){
                 .prompt = (int64_t)p, .k = k, .temperature = ht_rejection_temperature(&c->temperatures, k)};
     HT_TRY(ht_draws_find(list, s->work.store, &s->missing, err));
     if (s->missing < list->count)

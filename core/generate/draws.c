@@ -27,7 +27,8 @@ static int64_t longest_response(const ht_draw_list *list, int64_t prompt) {
     return room < list->max_new_tokens ? room : list->max_new_tokens;
 }
 
-static ht_status match(ht_draw *draw, const ht_draw_list *list, const ht_response_row *row, ht_error *err) {
+static ht_status match(ht_draw_entry *draw, const ht_draw_list *list, const ht_response_row *row,
+                       ht_error *err) {
     int64_t longest = longest_response(list, draw->prompt);
     if (row->token_count > longest || (row->finish == HT_FINISH_LENGTH && row->token_count != longest))
         return ht_fail(err, HT_ERR_DATA,
@@ -57,7 +58,7 @@ ht_status ht_draws_find(ht_draw_list *list, ht_store *store, int64_t *missing, h
         if (r->run_id || r->step || r->seed != list->seed || r->top_p != list->top_p) continue;
         for (int64_t i = at;
              i < list->count && list->prompts->dialog_ids[list->draws[i].prompt] == r->dialog_id; i++) {
-            ht_draw *draw = &list->draws[i];
+            ht_draw_entry *draw = &list->draws[i];
             if (draw->k != r->k || draw->temperature != r->temperature) continue;
             HT_TRY(match(draw, list, r, err));
             known++;
@@ -72,7 +73,7 @@ done:
 /* --- drawing ----------------------------------------------------------------------------------------------
  */
 
-static ht_request make_request(const ht_draw_list *list, const ht_draw *draw) {
+static ht_request make_request(const ht_draw_list *list, const ht_draw_entry *draw) {
     int64_t length;
     const int32_t *tokens = ht_prompt_tokens(list->prompts, draw->prompt, &length);
     int64_t dialog = list->prompts->dialog_ids[draw->prompt];
@@ -88,7 +89,7 @@ static ht_request make_request(const ht_draw_list *list, const ht_draw *draw) {
 }
 
 static ht_status store_chunk(const ht_draw_list *list, ht_store *store, const ht_policy *policy,
-                             ht_draw *const *draws, const ht_completion *completions, int64_t count,
+                             ht_draw_entry *const *draws, const ht_completion *completions, int64_t count,
                              ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(ht_store_begin(store, err));
@@ -113,7 +114,7 @@ done:
 
 /* The draws of a chunk that are not in the database, and room for their requests. */
 typedef struct chunk_buffers {
-    ht_draw **draws;
+    ht_draw_entry **draws;
     ht_request *requests;
     ht_completion *completions;
 } chunk_buffers;

@@ -17,16 +17,16 @@
  * begins at 0. */
 #define HT_DRAW_ANNOTATION_K (1 << 20)
 
-typedef struct ht_draw {
+typedef struct ht_draw_entry {
     int64_t prompt; /* index in the prompt set */
     int64_t k;
     double temperature;
     int64_t response_id; /* out; 0: not in the database yet */
-} ht_draw;
+} ht_draw_entry;
 
 /* Draws of one model with one setting. All pointers are borrowed. */
 typedef struct ht_draw_list {
-    ht_draw *draws; /* [count] ordered by prompt, then k; no two alike */
+    ht_draw_entry *draws; /* [count] ordered by prompt, then k; no two alike */
     int64_t count;
     const ht_prompt_set *prompts;
     int64_t model_id, round, seed; /* of the response rows */

@@ -160,9 +160,9 @@ static void test_draws__finds_what_has_the_same_settings_only(void **state) {
     ht_prompt_set set = make_set(1, 3);
     for (int i = 0; i < 3; i++)
         set.dialog_ids[i] = dialogs[i];
-    ht_draw draws[6];
+    ht_draw_entry draws[6];
     for (int i = 0; i < 6; i++)
-        draws[i] = (ht_draw){.prompt = i / 2, .k = i % 2, .temperature = 1};
+        draws[i] = (ht_draw_entry){.prompt = i / 2, .k = i % 2, .temperature = 1};
     ht_draw_list list = {.draws = draws,
                          .count = 6,
                          .prompts = &set,

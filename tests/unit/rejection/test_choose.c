@@ -172,7 +172,7 @@ typedef struct bench {
     ht_prompt_set prompts;
     int64_t dialogs[4], start[5];
     int32_t ids[4];
-    ht_draw draws[32];
+    ht_draw_entry draws[32];
     ht_rejection work;
     ht_rejection_result result;
 } bench;
@@ -195,7 +195,7 @@ static bench *make_bench(int64_t k, const int64_t *dialogs, size_t count) {
         b->dialogs[i] = dialogs[i];
         b->start[i + 1] = (int64_t)i + 1;
         for (int64_t j = 0; j < k; j++)
-            b->draws[(int64_t)i * k + j] = (ht_draw){.prompt = (int64_t)i, .k = j, .temperature = 1};
+            b->draws[(int64_t)i * k + j] = (ht_draw_entry){.prompt = (int64_t)i, .k = j, .temperature = 1};
     }
     b->prompts = (ht_prompt_set){.tokens = {.data = b->ids, .count = count},
                                  .start = b->start,
