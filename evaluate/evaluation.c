@@ -4,6 +4,7 @@
 #include "evaluate/evaluation.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -185,7 +186,25 @@ typedef struct sampler {
     ht_request *requests;
     ht_completion *completions;
     int64_t most; /* of both */
+    ht_progress progress;
+    int64_t finished, new_tokens;
 } sampler;
+
+/* Shows progress. */
+static ht_status count_token(void *context, int64_t index, int32_t token, ht_error *err) {
+    (void)err;
+    sampler *s = context;
+    const ht_llama_config *shape = &s->policy.model.config;
+    int64_t length = s->completions[index].length;
+    char note[64];
+    s->new_tokens++;
+    s->finished += token == shape->eos_id || length == s->requests[index].max_new_tokens ||
+                   s->requests[index].prompt_length + length == shape->max_positions;
+    snprintf(note, sizeof note, "%" PRId64 " tokens  %.1f tokens/s", s->new_tokens,
+             (double)s->new_tokens / fmax(ht_now() - s->progress.started, 1e-9));
+    ht_progress_update(&s->progress, s->finished, note);
+    return HT_OK;
+}
 
 static ht_status store_group(sampler *s, int64_t first, int64_t count, ht_error *err) {
     ht_status status = HT_OK;
@@ -224,7 +243,7 @@ static ht_status sample_group(sampler *s, int64_t first, int64_t count, ht_error
             .stream = ht_rng_stream(HT_RNG_SAMPLE, (uint64_t)s->prompts->set.dialog_ids[prompt], 0),
         };
     }
-    HT_TRY(ht_generate(s->policy.engine, s->requests, count, s->completions, NULL, NULL, err));
+    HT_TRY(ht_generate(s->policy.engine, s->requests, count, s->completions, count_token, s, err));
     HT_TRY(store_group(s, first, count, err));
 done:
     ht_completions_free(s->completions, count);
@@ -234,10 +253,9 @@ done:
 static ht_status sample_all(sampler *s, ht_error *err) {
     ht_status status = HT_OK;
     int64_t total = s->prompts->count;
-    ht_progress progress;
     char label[128];
     snprintf(label, sizeof label, "sample %.100s", s->evaluation->name);
-    ht_progress_start(&progress, label, total);
+    ht_progress_start(&s->progress, label, total);
     for (int64_t first = 0; first < total; first += s->most) {
         int64_t count = total - first < s->most ? total - first : s->most;
         status = sample_group(s, first, count, err);
@@ -245,9 +263,8 @@ static ht_status sample_all(sampler *s, ht_error *err) {
             ht_fail_in(err, "after %" PRId64 " of %" PRId64 " responses", first, total);
             goto done;
         }
-        ht_progress_update(&progress, first + count, NULL);
     }
-    ht_progress_finish(&progress, total, NULL);
+    ht_progress_finish(&s->progress, total, NULL);
 done:
     return status;
 }
