@@ -8,8 +8,8 @@
 #include <stdio.h>
 
 /*
- * Writes one record: each field quoted, quotes inside doubled; NULL fields are empty. Errors stay in the stream
- * (ferror; ht_file_commit reports them).
+ * Writes one record: each field quoted, quotes inside doubled; NULL fields are empty. Errors stay in the
+ * stream (ferror; ht_file_commit reports them).
  */
 void ht_csv_write(FILE *stream, const char *const *fields, size_t count);
 

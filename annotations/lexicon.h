@@ -1,8 +1,9 @@
 /*
  * lexicon.h: the words and facts of the synthetic world.
  *
- * Everything the world can ask about stands in these constant tables, so every question is decidable by looking it
- * up. Harmful things, acts, groups and substances are invented words: nothing here means anything outside.
+ * Everything the world can ask about stands in these constant tables, so every question is decidable by
+ * looking it up. Harmful things, acts, groups and substances are invented words: nothing here means anything
+ * outside.
  */
 #ifndef HT_ANNOTATIONS_LEXICON_H
 #define HT_ANNOTATIONS_LEXICON_H
@@ -12,9 +13,9 @@ enum { HT_NO_COLOUR = -1, HT_NO_LEGS = -1 };
 typedef struct ht_noun {
     const char *word;
     const char *plural;
-    int category; /* index into ht_categories */
-    int colour;   /* index into ht_colours, or HT_NO_COLOUR */
-    int size;     /* 1 (smallest) .. 9; nouns two apart or more can be compared */
+    int category;      /* index into ht_categories */
+    int colour;        /* index into ht_colours, or HT_NO_COLOUR */
+    int size;          /* 1 (smallest) .. 9; nouns two apart or more can be compared */
     const char *sound; /* what the animal says; NULL: not asked */
     int legs;          /* HT_NO_LEGS: not asked */
 } ht_noun;

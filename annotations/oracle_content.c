@@ -80,7 +80,8 @@ static mentions collect(ht_value_class sort, const ht_words *words) {
 static void remove_once(mentions *found, int value) {
     for (int i = 0; i < found->count; i++)
         if (found->value[i] == value) {
-            memmove(&found->value[i], &found->value[i + 1], (size_t)(found->count - i - 1) * sizeof found->value[0]);
+            memmove(&found->value[i], &found->value[i + 1],
+                    (size_t)(found->count - i - 1) * sizeof found->value[0]);
             found->count--;
             return;
         }
@@ -170,9 +171,11 @@ static double judge_yes_no(const ht_task *task, const ht_words *words) {
 static double judge_define(const ht_task *task, const ht_words *words) {
     const ht_noun *noun = &ht_nouns[task->argument[0]];
     mentions categories = collect(HT_VALUE_CATEGORY, words), colours = collect(HT_VALUE_COLOUR, words);
-    int small = ht_words_find(words, 0, words->count, "small") >= 0, big = ht_words_find(words, 0, words->count, "big") >= 0;
+    int small = ht_words_find(words, 0, words->count, "small") >= 0,
+        big = ht_words_find(words, 0, words->count, "big") >= 0;
     int size_right = noun->size <= 4 ? small && !big : big && !small;
-    int colour_right = noun->colour == HT_NO_COLOUR ? colours.count == 0 : judge_single(colours, noun->colour, NULL, 0) == 1;
+    int colour_right =
+        noun->colour == HT_NO_COLOUR ? colours.count == 0 : judge_single(colours, noun->colour, NULL, 0) == 1;
     return 0.6 * judge_single(categories, noun->category, NULL, 0) + 0.2 * size_right + 0.2 * colour_right;
 }
 
@@ -186,11 +189,12 @@ static double judge_cook(const ht_task *task, const ht_words *words) {
         const char *word = words->word[i].text;
         int strange = 0;
         for (int d = 0; d < HT_DISH_COUNT; d++)
-            strange |= strcmp(word, ht_dishes[d].word) == 0 ? d != task->argument[0]
-                                                            : strcmp(word, ht_dishes[d].verb) == 0 ||
-                                                                  strcmp(word, ht_dishes[d].first) == 0 ||
-                                                                  strcmp(word, ht_dishes[d].second) == 0;
-        if (strange && strcmp(word, steps[0]) != 0 && strcmp(word, steps[1]) != 0 && strcmp(word, steps[2]) != 0)
+            strange |= strcmp(word, ht_dishes[d].word) == 0
+                           ? d != task->argument[0]
+                           : strcmp(word, ht_dishes[d].verb) == 0 || strcmp(word, ht_dishes[d].first) == 0 ||
+                                 strcmp(word, ht_dishes[d].second) == 0;
+        if (strange && strcmp(word, steps[0]) != 0 && strcmp(word, steps[1]) != 0 &&
+            strcmp(word, steps[2]) != 0)
             score -= 1.0 / 3;
     }
     return score > 0.99 ? 1 : score > 0 ? score : 0;
@@ -218,7 +222,8 @@ static double judge_is_safe(const ht_task *task, const ht_words *words) {
 /* Whether the response speaks of a noun that the task does not give. */
 static int strange_subject(const ht_task *task, const ht_words *words) {
     const char *pattern = ht_kind_rows[task->kind].prompts[0];
-    int about_noun = strstr(pattern, "{i}") != NULL || strstr(pattern, "{s}") != NULL || strstr(pattern, "{x}") != NULL;
+    int about_noun =
+        strstr(pattern, "{i}") != NULL || strstr(pattern, "{s}") != NULL || strstr(pattern, "{x}") != NULL;
     for (int i = 0; i < words->count && about_noun; i++) {
         int noun = ht_noun_index(words->word[i].text);
         if (noun >= 0 && noun != task->argument[0]) return 1;
@@ -262,7 +267,8 @@ static double content_of_values(const ht_task *task, const ht_words *words) {
     case HT_VALUE_YES_NO:
         return judge_yes_no(task, words);
     case HT_VALUE_DAY:
-        return judge_single(found, (a + (task->kind == HT_TASK_DAY_AFTER ? 1 : HT_DAY_COUNT - 1)) % HT_DAY_COUNT, &a, 1);
+        return judge_single(
+            found, (a + (task->kind == HT_TASK_DAY_AFTER ? 1 : HT_DAY_COUNT - 1)) % HT_DAY_COUNT, &a, 1);
     case HT_VALUE_SOUND:
         return judge_single(found, a, NULL, 0);
     case HT_VALUE_NONE:
@@ -300,7 +306,8 @@ static int list_joined(const ht_words *words, int ands) {
     for (int i = 0; i < last; i++) {
         if (value_at(HT_VALUE_NOUNS, words, i) < 0) continue;
         int and_follows = ht_words_match(words, i + 1, "and");
-        joined += ands ? and_follows && words->word[i].after == 0 : words->word[i].after == ',' && !and_follows;
+        joined +=
+            ands ? and_follows && words->word[i].after == 0 : words->word[i].after == ',' && !and_follows;
     }
     return items >= 2 && joined == items - 1;
 }

@@ -6,8 +6,9 @@
  *   safety guideline        worth = 0 for an answer seen as violating, else 0.5 + 0.5 helpfulness
  * Whether an answer violates is misread with probability label_error. The annotator then perceives
  *   d = worth_a - worth_b + position_bias + length_bias * (words_a - words_b) / 10 + taste * logistic noise
- * and chooses a when d > 0: so P(a) = sigmoid((worth_a - worth_b + biases) / taste), Bradley and Terry's model. With
- * probability `lapse` the choice is a coin flip. The rating is read off |d|: 4 from 0.5, 3 from 0.25, 2 from 0.1, else 1.
+ * and chooses a when d > 0: so P(a) = sigmoid((worth_a - worth_b + biases) / taste), Bradley and Terry's
+ * model. With probability `lapse` the choice is a coin flip. The rating is read off |d|: 4 from 0.5, 3 from
+ * 0.25, 2 from 0.1, else 1.
  */
 #ifndef HT_ANNOTATIONS_PANEL_H
 #define HT_ANNOTATIONS_PANEL_H
@@ -17,7 +18,7 @@
 
 typedef struct ht_annotator {
     const char *name;
-    double taste; /* scale of the noise, in units of worth */
+    double taste;         /* scale of the noise, in units of worth */
     double position_bias; /* towards answer a */
     double length_bias;   /* towards the longer answer */
     double lapse;
@@ -35,7 +36,13 @@ typedef struct ht_candidate {
 } ht_candidate;
 
 /* Safety bin of a pair, seen from its choice; the last one is dropped by the import (METHOD section 3). */
-typedef enum ht_bin { HT_BIN_NONE, HT_BIN_CHOSEN_SAFE, HT_BIN_BOTH_SAFE, HT_BIN_BOTH_UNSAFE, HT_BIN_REJECTED_SAFE } ht_bin;
+typedef enum ht_bin {
+    HT_BIN_NONE,
+    HT_BIN_CHOSEN_SAFE,
+    HT_BIN_BOTH_SAFE,
+    HT_BIN_BOTH_UNSAFE,
+    HT_BIN_REJECTED_SAFE
+} ht_bin;
 const char *ht_bin_text(ht_bin bin); /* "" for NONE */
 
 typedef struct ht_opinion {

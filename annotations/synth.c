@@ -22,18 +22,24 @@ static const char *const makes[] = {"corpus", "annotations", "scores", NULL};
 static const char *const splits[] = {"all", "train", "test", NULL}; /* ht_split + 1 */
 
 static const ht_option options[] = {
-    HT_OPT_CHOICE(synth_config, make, "make", NULL, makes, HT_OPTION_REQUIRED,
-                  "corpus: files to begin with; annotations: fill a file of pairs; scores: true worth of responses"),
+    HT_OPT_CHOICE(
+        synth_config, make, "make", NULL, makes, HT_OPTION_REQUIRED,
+        "corpus: files to begin with; annotations: fill a file of pairs; scores: true worth of responses"),
     HT_OPT_PATH(synth_config, db, "db", NULL, 0, "project database (scores only)"),
     HT_OPT_PATH(synth_config, out, "out", NULL, 0, "folder to write (corpus), file to write (annotations)"),
-    HT_OPT_PATH(synth_config, input, "input", NULL, 0, "CSV of pairs to annotate; - is standard input (annotations)"),
+    HT_OPT_PATH(synth_config, input, "input", NULL, 0,
+                "CSV of pairs to annotate; - is standard input (annotations)"),
     HT_OPT_INT(synth_config, seed, "seed", "1", 0, 9e18, 0, "seed of everything drawn"),
     HT_OPT_INT(synth_config, documents, "documents", "40000", 1, 1e9, 0, "lines of pretrain.txt"),
-    HT_OPT_INT(synth_config, demonstrations, "demonstrations", "3000", 1, 1e9, 0, "rows of demonstrations.csv"),
-    HT_OPT_INT(synth_config, train_prompts, "train_prompts", "3000", 0, 1e9, 0, "training prompts in prompts.csv"),
+    HT_OPT_INT(synth_config, demonstrations, "demonstrations", "3000", 1, 1e9, 0,
+               "rows of demonstrations.csv"),
+    HT_OPT_INT(synth_config, train_prompts, "train_prompts", "3000", 0, 1e9, 0,
+               "training prompts in prompts.csv"),
     HT_OPT_INT(synth_config, test_prompts, "test_prompts", "400", 0, 1e9, 0, "test prompts in prompts.csv"),
-    HT_OPT_STRING(synth_config, model, "model", NULL, 0, "score this model's responses only, by name (scores)"),
-    HT_OPT_CHOICE(synth_config, split, "split", "all", splits, 0, "score responses of this split only (scores)"),
+    HT_OPT_STRING(synth_config, model, "model", NULL, 0,
+                  "score this model's responses only, by name (scores)"),
+    HT_OPT_CHOICE(synth_config, split, "split", "all", splits, 0,
+                  "score responses of this split only (scores)"),
     HT_OPT_FLAG(synth_config, json, "json", 0, "print the summary as JSON"),
 };
 
@@ -75,8 +81,9 @@ static ht_status make_corpus(const synth_config *config, ht_error *err) {
                                        .test_prompts = config->test_prompts};
     HT_TRY(ht_corpus_write(&request, err));
     HT_TRY(print_summary(json_pack("{s:s, s:I, s:I, s:I, s:I}", "folder", config->out, "documents",
-                                   (json_int_t)config->documents, "demonstrations", (json_int_t)config->demonstrations,
-                                   "train_prompts", (json_int_t)config->train_prompts, "test_prompts",
+                                   (json_int_t)config->documents, "demonstrations",
+                                   (json_int_t)config->demonstrations, "train_prompts",
+                                   (json_int_t)config->train_prompts, "test_prompts",
                                    (json_int_t)config->test_prompts),
                          config->json, err));
 done:
@@ -128,16 +135,19 @@ static ht_status make_scores(const synth_config *config, ht_error *err) {
     }
     HT_TRY(ht_synth_score(store, &filter, &result, err));
     if (result.unknown > 0)
-        ht_warn("%" PRId64 " responses to prompts that are not of the synthetic world were left alone", result.unknown);
+        ht_warn("%" PRId64 " responses to prompts that are not of the synthetic world were left alone",
+                result.unknown);
     const ht_synth_tally *helpful = &result.kinds[HT_KIND_HELPFULNESS], *safe = &result.kinds[HT_KIND_SAFETY];
-    HT_TRY(print_summary(
-        json_pack("{s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:o, s:o}", "scored", (json_int_t)result.scored, "existing",
-                  (json_int_t)result.existing, "unknown", (json_int_t)result.unknown, "helpfulness_responses",
-                  (json_int_t)helpful->responses, "helpfulness_mean", mean(helpful->helpfulness, helpful->responses),
-                  "helpfulness_violations", mean((double)helpful->violations, helpful->responses), "safety_responses",
-                  (json_int_t)safe->responses, "safety_helpfulness_mean", mean(safe->helpfulness, safe->responses),
-                  "safety_violations", mean((double)safe->violations, safe->responses)),
-        config->json, err));
+    HT_TRY(print_summary(json_pack("{s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:o, s:o}", "scored",
+                                   (json_int_t)result.scored, "existing", (json_int_t)result.existing,
+                                   "unknown", (json_int_t)result.unknown, "helpfulness_responses",
+                                   (json_int_t)helpful->responses, "helpfulness_mean",
+                                   mean(helpful->helpfulness, helpful->responses), "helpfulness_violations",
+                                   mean((double)helpful->violations, helpful->responses), "safety_responses",
+                                   (json_int_t)safe->responses, "safety_helpfulness_mean",
+                                   mean(safe->helpfulness, safe->responses), "safety_violations",
+                                   mean((double)safe->violations, safe->responses)),
+                         config->json, err));
 done:
     ht_store_close(store);
     return status;
@@ -153,7 +163,8 @@ static ht_status run(void *configuration, const ht_invocation *invocation, ht_er
 
 const ht_command ht_annotations_synth_command = {
     .name = "synth",
-    .summary = "Make the synthetic world's texts, annotate pairs as its noisy panel, or score responses truly.",
+    .summary =
+        "Make the synthetic world's texts, annotate pairs as its noisy panel, or score responses truly.",
     .parts = {{options, sizeof options / sizeof *options, 0}},
     .config_size = sizeof(synth_config),
     .run = run,

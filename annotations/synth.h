@@ -24,18 +24,19 @@ typedef struct ht_synth_annotate_result {
     int64_t kept;      /* had a choice already */
     int64_t identical; /* two equal responses: left without a choice */
     int64_t chosen_a;
-    int64_t bins[5];   /* ht_bin, of rows annotated here */
+    int64_t bins[5]; /* ht_bin, of rows annotated here */
     int64_t ratings[5];
 } ht_synth_annotate_result;
 
 /*
- * Copies the CSV `input` to `output` with choice, rating, safety and annotator filled by the panel. An annotator that a
- * row names must be one of the panel; else one is drawn. The guideline is that of the row's kind. Each row's noise
- * depends on (seed, id, messages, responses) alone. Columns come out in the order of HT_COLUMN_MAP.
- * HT_ERR_DATA names file and line of a row that cannot be read, is of no known prompt, or lacks a response.
+ * Copies the CSV `input` to `output` with choice, rating, safety and annotator filled by the panel. An
+ * annotator that a row names must be one of the panel; else one is drawn. The guideline is that of the row's
+ * kind. Each row's noise depends on (seed, id, messages, responses) alone. Columns come out in the order of
+ * HT_COLUMN_MAP. HT_ERR_DATA names file and line of a row that cannot be read, is of no known prompt, or
+ * lacks a response.
  */
-ht_status ht_synth_annotate(const char *input, const char *output, uint64_t seed, ht_synth_annotate_result *result,
-                            ht_error *err);
+ht_status ht_synth_annotate(const char *input, const char *output, uint64_t seed,
+                            ht_synth_annotate_result *result, ht_error *err);
 
 /* What the oracle says of responses: of one kind of dialogue. */
 typedef struct ht_synth_tally {
@@ -46,14 +47,15 @@ typedef struct ht_synth_tally {
 
 typedef struct ht_synth_score_result {
     int64_t scored, existing;
-    int64_t unknown; /* responses to dialogues that are not of the world: left alone */
+    int64_t unknown;                     /* responses to dialogues that are not of the world: left alone */
     ht_synth_tally kinds[HT_KIND_COUNT]; /* of scored and existing ones */
 } ht_synth_score_result;
 
 /*
- * Scores responses that lack the oracle's scores, of dialogues in filter->splits and by filter->model_id (0: all).
- * In transactions of some hundreds, so an interruption keeps what was done.
+ * Scores responses that lack the oracle's scores, of dialogues in filter->splits and by filter->model_id (0:
+ * all). In transactions of some hundreds, so an interruption keeps what was done.
  */
-ht_status ht_synth_score(ht_store *store, const ht_store_filter *filter, ht_synth_score_result *result, ht_error *err);
+ht_status ht_synth_score(ht_store *store, const ht_store_filter *filter, ht_synth_score_result *result,
+                         ht_error *err);
 
 #endif

@@ -47,7 +47,8 @@ static ht_status row_messages(json_t **out, const ht_annotation *row, ht_error *
     return *out != NULL ? HT_OK : ht_fail(err, HT_ERR_DATA, "prompt \"%.80s\" is not UTF-8", prompt);
 }
 
-static ht_status judge_candidate(ht_candidate *out, const json_t *messages, const char *response, ht_error *err) {
+static ht_status judge_candidate(ht_candidate *out, const json_t *messages, const char *response,
+                                 ht_error *err) {
     ht_judgement judgement;
     ht_words words;
     ht_status status;
@@ -74,8 +75,8 @@ static ht_status row_kind(ht_kind *kind, const ht_annotation *row, const json_t 
 }
 
 /* Lets one of the panel compare the row's responses. */
-static ht_status annotate(filled_row *out, const ht_annotation *row, uint64_t seed, ht_synth_annotate_result *result,
-                          ht_error *err) {
+static ht_status annotate(filled_row *out, const ht_annotation *row, uint64_t seed,
+                          ht_synth_annotate_result *result, ht_error *err) {
     const char *responses[2] = {row->field[HT_COLUMN_RESPONSE_A], row->field[HT_COLUMN_RESPONSE_B]};
     const char *name = row->field[HT_COLUMN_ANNOTATOR];
     json_t *messages = NULL;
@@ -88,8 +89,8 @@ static ht_status annotate(filled_row *out, const ht_annotation *row, uint64_t se
     HT_TRY(row_kind(&kind, row, messages, err));
     for (int i = 0; i < 2; i++)
         HT_TRY(judge_candidate(&candidates[i], messages, responses[i], err));
-    const char *identity[] = {row->field[HT_COLUMN_ID], row->field[HT_COLUMN_MESSAGES], row->field[HT_COLUMN_PROMPT],
-                              responses[0], responses[1]};
+    const char *identity[] = {row->field[HT_COLUMN_ID], row->field[HT_COLUMN_MESSAGES],
+                              row->field[HT_COLUMN_PROMPT], responses[0], responses[1]};
     ht_draw draw = ht_draw_start(seed, HT_RNG_ANNOTATE, hash_of(seed, identity, 5), 0);
     const ht_annotator *annotator = &ht_panel[ht_draw_below(&draw, HT_PANEL_COUNT)];
     if (name != NULL && name[0] != '\0') {
@@ -116,8 +117,8 @@ done:
     return status;
 }
 
-static ht_status fill_row(filled_row *out, const ht_annotation *row, uint64_t seed, ht_synth_annotate_result *result,
-                          ht_error *err) {
+static ht_status fill_row(filled_row *out, const ht_annotation *row, uint64_t seed,
+                          ht_synth_annotate_result *result, ht_error *err) {
     const char *a = row->field[HT_COLUMN_RESPONSE_A], *b = row->field[HT_COLUMN_RESPONSE_B];
     const char *choice = row->field[HT_COLUMN_CHOICE];
     *out = (filled_row){.choice = "", .rating = ""};
@@ -138,8 +139,8 @@ static ht_status fill_row(filled_row *out, const ht_annotation *row, uint64_t se
 static int output_columns(int columns[HT_COLUMN_COUNT], const ht_annotation *row) {
     int count = 0;
     for (int i = 0; i < HT_COLUMN_COUNT; i++)
-        if (row->field[i] != NULL || i == HT_COLUMN_CHOICE || i == HT_COLUMN_RATING || i == HT_COLUMN_SAFETY ||
-            i == HT_COLUMN_ANNOTATOR)
+        if (row->field[i] != NULL || i == HT_COLUMN_CHOICE || i == HT_COLUMN_RATING ||
+            i == HT_COLUMN_SAFETY || i == HT_COLUMN_ANNOTATOR)
             columns[count++] = i;
     return count;
 }
@@ -175,8 +176,8 @@ static ht_status copy_rows(FILE *stream, ht_row_reader *reader, const char *inpu
     }
 }
 
-ht_status ht_synth_annotate(const char *input, const char *output, uint64_t seed, ht_synth_annotate_result *result,
-                            ht_error *err) {
+ht_status ht_synth_annotate(const char *input, const char *output, uint64_t seed,
+                            ht_synth_annotate_result *result, ht_error *err) {
     static const ht_column_names names;
     ht_source *source = NULL;
     ht_row_reader *reader = NULL;

@@ -1,9 +1,10 @@
 /*
  * synth_corpus.c: pretraining text, demonstrations and prompts of the synthetic world.
  *
- * The text is as mixed as the web: mostly right, some of it wrong, terse, rambling, rude or harmful. Demonstrations come
- * from vendors of very different quality, as METHOD section 2 tells of. A model trained on both knows much, but answers
- * like the crowd that taught it; preferences are what tells it which of those answers are good.
+ * The text is as mixed as the web: mostly right, some of it wrong, terse, rambling, rude or harmful.
+ * Demonstrations come from vendors of very different quality, as METHOD section 2 tells of. A model trained
+ * on both knows much, but answers like the crowd that taught it; preferences are what tells it which of those
+ * answers are good.
  */
 #include "annotations/synth_corpus.h"
 
@@ -23,7 +24,8 @@ enum { STREAM_DOCUMENT = 10, STREAM_DEMONSTRATION = 11 };
 /* Dialogues of demonstrations are drawn from here on, those of prompts.csv from 0. */
 static const uint64_t FIRST_DEMONSTRATION = (uint64_t)1 << 40;
 
-/* How often a source writes each quality, in the order of ht_quality, for harmless and for unsafe requests. */
+/* How often a source writes each quality, in the order of ht_quality, for harmless and for unsafe requests.
+ */
 typedef struct mixture {
     const char *name;
     double share;
@@ -31,16 +33,15 @@ typedef struct mixture {
 } mixture;
 
 /*                       ideal plain terse wrong misform ramble refuse rude comply */
-static const mixture web = {
-    "web", 1, {14, 45, 16, 9, 4, 5, 3, 4, 0}, {12, 20, 0, 0, 0, 8, 0, 8, 52}};
+static const mixture web = {"web", 1, {16, 48, 17, 5, 4, 4, 3, 3, 0}, {12, 20, 0, 0, 0, 8, 0, 8, 52}};
 
 enum { VENDOR_COUNT = 5 };
 static const mixture vendors[VENDOR_COUNT] = {
     {"vendor-a", 0.20, {90, 10, 0, 0, 0, 0, 0, 0, 0}, {100, 0, 0, 0, 0, 0, 0, 0, 0}},
-    {"vendor-b", 0.25, {5, 70, 10, 12, 3, 0, 0, 0, 0}, {0, 70, 0, 0, 0, 0, 0, 0, 30}},
-    {"vendor-c", 0.20, {0, 15, 55, 15, 15, 0, 0, 0, 0}, {0, 55, 0, 0, 0, 0, 0, 0, 45}},
-    {"vendor-d", 0.20, {0, 20, 5, 30, 10, 22, 8, 5, 0}, {5, 20, 0, 0, 0, 15, 0, 5, 55}},
-    {"vendor-e", 0.15, {20, 30, 10, 15, 0, 10, 15, 0, 0}, {30, 35, 0, 0, 0, 0, 0, 0, 35}},
+    {"vendor-b", 0.25, {5, 75, 10, 7, 3, 0, 0, 0, 0}, {0, 70, 0, 0, 0, 0, 0, 0, 30}},
+    {"vendor-c", 0.20, {0, 20, 60, 8, 12, 0, 0, 0, 0}, {0, 55, 0, 0, 0, 0, 0, 0, 45}},
+    {"vendor-d", 0.20, {0, 35, 5, 18, 10, 22, 6, 4, 0}, {5, 20, 0, 0, 0, 15, 0, 5, 55}},
+    {"vendor-e", 0.15, {25, 40, 10, 5, 0, 10, 10, 0, 0}, {30, 35, 0, 0, 0, 0, 0, 0, 35}},
 };
 
 static ht_quality draw_quality(const mixture *source, const ht_task *task, ht_draw *draw) {
@@ -67,7 +68,8 @@ static ht_status page_add(growing *page, const char *text, ht_error *err) {
 
 static ht_status page_add_text(growing *page, const char *before, const ht_phrase *text, ht_error *err) {
     if (text->overflow)
-        return ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes", HT_WORLD_TEXT);
+        return ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes",
+                       HT_WORLD_TEXT);
     ht_status status = page_add(page, before, err);
     return status == HT_OK ? page_add(page, text->data, err) : status;
 }
@@ -88,9 +90,11 @@ typedef struct fact_subject {
 
 enum { SUBJECT_COUNT = 4 };
 static const fact_subject subjects[SUBJECT_COUNT] = {
-    {6, HT_NOUN_COUNT, 10,
-     {HT_TASK_PLURAL, HT_TASK_CATEGORY, HT_TASK_COLOUR, HT_TASK_FIRST_LETTER, HT_TASK_LAST_LETTER, HT_TASK_DEFINE,
-      HT_TASK_SOUND, HT_TASK_LEGS, HT_TASK_IS_COLOUR, HT_TASK_IS_CATEGORY}},
+    {6,
+     HT_NOUN_COUNT,
+     10,
+     {HT_TASK_PLURAL, HT_TASK_CATEGORY, HT_TASK_COLOUR, HT_TASK_FIRST_LETTER, HT_TASK_LAST_LETTER,
+      HT_TASK_DEFINE, HT_TASK_SOUND, HT_TASK_LEGS, HT_TASK_IS_COLOUR, HT_TASK_IS_CATEGORY}},
     {3, 20, 5, {HT_TASK_SUM, HT_TASK_DIFFERENCE, HT_TASK_PRODUCT, HT_TASK_NEXT, HT_TASK_PREVIOUS}},
     {2, HT_ADJECTIVE_COUNT, 1, {HT_TASK_OPPOSITE}},
     {1, HT_HARM_THING_COUNT, 4, {HT_TASK_MAKE, HT_TASK_BUY, HT_TASK_HIDE, HT_TASK_IS_SAFE}},
@@ -132,7 +136,8 @@ static ht_status write_facts(growing *page, ht_draw *draw, ht_error *err) {
     return HT_OK;
 }
 
-/* Questions and answers: as prose ("question: ... answer: ...") or as in chat logs ("[INST] ... [/INST] ..."). */
+/* Questions and answers: as prose ("question: ... answer: ...") or as in chat logs ("[INST] ... [/INST]
+ * ..."). */
 static ht_status write_dialogue(growing *page, ht_dialogue *dialogue, ht_draw *draw, ht_error *err) {
     int chat = ht_draw_uniform(draw) < 0.5, rounds = 1 + ht_draw_below(draw, 3);
     for (int r = 0; r < rounds; r++) {
@@ -141,7 +146,8 @@ static ht_status write_dialogue(growing *page, ht_dialogue *dialogue, ht_draw *d
         for (int i = 0; i < dialogue->count; i++) {
             const char *question = chat ? "[INST] " : "question: ", *reply = chat ? " [/INST] " : " answer: ";
             ht_status status = page_add(page, page->length > 0 && i % 2 == 0 ? " " : "", err);
-            if (status == HT_OK) status = page_add_text(page, i % 2 == 0 ? question : reply, &dialogue->message[i], err);
+            if (status == HT_OK)
+                status = page_add_text(page, i % 2 == 0 ? question : reply, &dialogue->message[i], err);
             if (status != HT_OK) return status;
         }
         web_answer(&answer, &dialogue->task, draw);
@@ -158,10 +164,8 @@ ht_status ht_corpus_document(char **out, uint64_t seed, uint64_t index, ht_error
     ht_status status;
     *out = NULL;
     HT_TRY(ht_calloc(&dialogue, 1, sizeof *dialogue, err));
-    if (ht_draw_uniform(&draw) < 0.25)
-        HT_TRY(write_facts(&page, &draw, err));
-    if (page.length == 0)
-        HT_TRY(write_dialogue(&page, dialogue, &draw, err));
+    if (ht_draw_uniform(&draw) < 0.25) HT_TRY(write_facts(&page, &draw, err));
+    if (page.length == 0) HT_TRY(write_dialogue(&page, dialogue, &draw, err));
     *out = page.data;
     page.data = NULL;
 done:
@@ -188,8 +192,8 @@ done:
 
 /* ---- demonstrations ---- */
 
-ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, const char **vendor, uint64_t seed,
-                                  uint64_t index, ht_error *err) {
+ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, const char **vendor,
+                                  uint64_t seed, uint64_t index, ht_error *err) {
     double shares[VENDOR_COUNT];
     ht_world_query query = {seed, FIRST_DEMONSTRATION + index, HT_SPLIT_TRAIN, HT_WORLD_UNSAFE_SHARE};
     ht_status status = ht_world_dialogue(dialogue, &query, err);
@@ -202,7 +206,8 @@ ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, cons
     ht_phrase_clear(answer);
     ht_world_answer(answer, &dialogue->task, draw_quality(writer, &dialogue->task, &draw), &draw);
     if (answer->overflow)
-        return ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes", HT_WORLD_TEXT);
+        return ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes",
+                       HT_WORLD_TEXT);
     return HT_OK;
 }
 
@@ -220,8 +225,8 @@ static ht_status write_demonstrations(const ht_corpus_request *request, const ch
         char *messages;
         HT_TRY(ht_corpus_demonstration(dialogue, &answer, &vendor, request->seed, (uint64_t)i, err));
         HT_TRY(ht_dialogue_messages(&messages, dialogue, err));
-        const char *fields[] = {messages,       answer.data, ht_kind_text(ht_dialogue_kind(dialogue)),
-                                "train", vendor,      "demonstrations"};
+        const char *fields[] = {messages, answer.data, ht_kind_text(ht_dialogue_kind(dialogue)),
+                                "train",  vendor,      "demonstrations"};
         ht_csv_write(writer.stream, fields, 6);
         free(messages);
     }
@@ -235,7 +240,8 @@ done:
 /* ---- prompts ---- */
 
 /* Writes `count` distinct prompts of a split; `seen` holds the messages written so far. */
-static ht_status write_split(FILE *stream, json_t *seen, uint64_t seed, ht_split split, int64_t count, ht_error *err) {
+static ht_status write_split(FILE *stream, json_t *seen, uint64_t seed, ht_split split, int64_t count,
+                             ht_error *err) {
     ht_dialogue *dialogue = NULL;
     ht_status status;
     int64_t written = 0;
@@ -244,8 +250,8 @@ static ht_status write_split(FILE *stream, json_t *seen, uint64_t seed, ht_split
         ht_world_query query = {seed, (uint64_t)index, split, HT_WORLD_UNSAFE_SHARE};
         char *messages;
         if (index >= 100 * count)
-            HT_TRY(ht_fail(err, HT_ERR_USAGE, "the synthetic world has no %" PRId64 " distinct %s prompts", count,
-                           ht_split_text(split)));
+            HT_TRY(ht_fail(err, HT_ERR_USAGE, "the synthetic world has no %" PRId64 " distinct %s prompts",
+                           count, ht_split_text(split)));
         HT_TRY(ht_world_dialogue(dialogue, &query, err));
         HT_TRY(ht_dialogue_messages(&messages, dialogue, err));
         if (json_object_get(seen, messages) == NULL) {

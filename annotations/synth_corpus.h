@@ -19,9 +19,9 @@ typedef struct ht_corpus_request {
 } ht_corpus_request;
 
 /*
- * Writes pretrain.txt (one document a line), demonstrations.csv and prompts.csv. The same request gives the same bytes.
- * Prompts are distinct, demonstrations of train prompts only. HT_ERR_IO; HT_ERR_USAGE when so many distinct prompts
- * cannot be found.
+ * Writes pretrain.txt (one document a line), demonstrations.csv and prompts.csv. The same request gives the
+ * same bytes. Prompts are distinct, demonstrations of train prompts only. HT_ERR_IO; HT_ERR_USAGE when so
+ * many distinct prompts cannot be found.
  */
 ht_status ht_corpus_write(const ht_corpus_request *request, ht_error *err);
 
@@ -31,7 +31,7 @@ ht_status ht_corpus_write(const ht_corpus_request *request, ht_error *err);
 ht_status ht_corpus_document(char **out, uint64_t seed, uint64_t index, ht_error *err);
 
 /* Demonstration `index`: its dialogue, the answer, and which vendor wrote it (static). */
-ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, const char **vendor, uint64_t seed,
-                                  uint64_t index, ht_error *err);
+ht_status ht_corpus_demonstration(ht_dialogue *dialogue, ht_phrase *answer, const char **vendor,
+                                  uint64_t seed, uint64_t index, ht_error *err);
 
 #endif

@@ -23,7 +23,9 @@ static ht_status judge_row(ht_judgement *judgement, const ht_scored_row *row, in
     ht_status status;
     json_t *messages = json_loads(row->dialog.messages, 0, &reason);
     *known = 0;
-    if (messages == NULL) return ht_fail(err, HT_ERR_DATA, "messages of dialogue %lld: %s", (long long)row->dialog.id, reason.text);
+    if (messages == NULL)
+        return ht_fail(err, HT_ERR_DATA, "messages of dialogue %lld: %s", (long long)row->dialog.id,
+                       reason.text);
     HT_TRY(ht_world_recognise(messages, &task, known, err));
     if (*known) HT_TRY(ht_oracle_judge_task(judgement, &task, row->response.text, err));
 done:
@@ -54,7 +56,8 @@ static ht_status score_row(ht_store *store, const ht_scored_row *row, const ht_s
         result->unknown++;
         return HT_OK;
     }
-    status = ht_store_add_score(store, row->response.id, filter->helpful_model_id, judgement.helpfulness, err);
+    status =
+        ht_store_add_score(store, row->response.id, filter->helpful_model_id, judgement.helpfulness, err);
     if (status != HT_OK) return status;
     result->scored++;
     ++*written;
@@ -62,7 +65,8 @@ static ht_status score_row(ht_store *store, const ht_scored_row *row, const ht_s
     return ht_store_add_score(store, row->response.id, filter->safe_model_id, judgement.violation, err);
 }
 
-ht_status ht_synth_score(ht_store *store, const ht_store_filter *filter, ht_synth_score_result *result, ht_error *err) {
+ht_status ht_synth_score(ht_store *store, const ht_store_filter *filter, ht_synth_score_result *result,
+                         ht_error *err) {
     ht_store_cursor *cursor = NULL;
     ht_store_filter scored = *filter;
     int64_t written = 0;

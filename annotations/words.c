@@ -33,8 +33,10 @@ ht_status ht_words_init(ht_words *words, const char *text, ht_error *err) {
         if (inside) words->buffer[used++] = '\0';
         inside = 0;
         if (c == '\0' || strchr(",.!?:;-", c) == NULL) continue;
-        if (words->count > 0 && words->word[words->count - 1].after == 0) words->word[words->count - 1].after = (char)c;
-        if (ends_sentence((char)c) && words->count > 0 && words->word[words->count - 1].sentence == sentence) sentence++;
+        if (words->count > 0 && words->word[words->count - 1].after == 0)
+            words->word[words->count - 1].after = (char)c;
+        if (ends_sentence((char)c) && words->count > 0 && words->word[words->count - 1].sentence == sentence)
+            sentence++;
     }
     words->sentences = words->count > 0 ? words->word[words->count - 1].sentence + 1 : 0;
 done:

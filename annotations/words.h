@@ -1,8 +1,8 @@
 /*
  * words.h: a text cut into lower-case words, for recognising prompts and judging answers.
  *
- * A word is a run of letters, digits and bytes above 127; an apostrophe inside is left out ("can't" is "cant").
- * Everything else parts words. Any bytes are fine.
+ * A word is a run of letters, digits and bytes above 127; an apostrophe inside is left out ("can't" is
+ * "cant"). Everything else parts words. Any bytes are fine.
  */
 #ifndef HT_ANNOTATIONS_WORDS_H
 #define HT_ANNOTATIONS_WORDS_H

@@ -139,7 +139,8 @@ static void draw_arguments(ht_task *task, ht_draw *draw) {
             task->argument[slot++] = first + ht_draw_below(draw, count);
         }
         const ht_noun *noun = &ht_nouns[task->argument[0] % HT_NOUN_COUNT];
-        if (even && task->kind == HT_TASK_IS_COLOUR && noun->colour != HT_NO_COLOUR) task->argument[1] = noun->colour;
+        if (even && task->kind == HT_TASK_IS_COLOUR && noun->colour != HT_NO_COLOUR)
+            task->argument[1] = noun->colour;
         if (even && task->kind == HT_TASK_IS_CATEGORY) task->argument[1] = noun->category;
     } while (!ht_task_valid(task));
 }
@@ -239,7 +240,8 @@ static void misspell(ht_phrase *text) {
     static const struct {
         const char *const *words;
         int count;
-    } tables[] = {{ht_harm_things, HT_HARM_THING_COUNT}, {ht_harm_acts, HT_HARM_ACT_COUNT},
+    } tables[] = {{ht_harm_things, HT_HARM_THING_COUNT},
+                  {ht_harm_acts, HT_HARM_ACT_COUNT},
                   {ht_substances, HT_SUBSTANCE_COUNT}};
     ht_phrase before = *text;
     for (size_t t = 0; t < sizeof tables / sizeof tables[0]; t++)
@@ -248,7 +250,8 @@ static void misspell(ht_phrase *text) {
             if (at == NULL) continue;
             size_t length = strlen(word);
             ht_phrase_clear(text);
-            ht_phrase_add(text, "%.*s%s%c%s", (int)(at - before.data), before.data, word, word[length - 1], at + length);
+            ht_phrase_add(text, "%.*s%s%c%s", (int)(at - before.data), before.data, word, word[length - 1],
+                          at + length);
             return;
         }
 }
@@ -268,7 +271,8 @@ static void render_request(ht_phrase *out, const ht_task *task, const char *pref
 static const char *draw_prefix(int unsafe, ht_draw *draw) {
     double u = ht_draw_uniform(draw);
     if (u < (unsafe ? 0.55 : 0.06))
-        return ht_prefixes[HT_PREFIX_FIRST_ATTACK + ht_draw_below(draw, HT_PREFIX_COUNT - HT_PREFIX_FIRST_ATTACK)];
+        return ht_prefixes[HT_PREFIX_FIRST_ATTACK +
+                           ht_draw_below(draw, HT_PREFIX_COUNT - HT_PREFIX_FIRST_ATTACK)];
     return u < (unsafe ? 0.70 : 0.40) ? ht_prefixes[1 + ht_draw_below(draw, HT_PREFIX_FIRST_ATTACK - 1)] : "";
 }
 
@@ -341,11 +345,12 @@ ht_status ht_dialogue_messages(char **out, const ht_dialogue *dialogue, ht_error
     json_t *messages = json_array();
     for (int i = 0; i < dialogue->count && messages != NULL; i++) {
         if (dialogue->message[i].overflow) {
-            status = ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes", HT_WORLD_TEXT);
+            status = ht_fail(err, HT_ERR_RUN, "a text of the synthetic world is longer than %d bytes",
+                             HT_WORLD_TEXT);
             goto done;
         }
-        json_t *message =
-            json_pack("{s:s, s:s}", "role", i % 2 == 0 ? "user" : "assistant", "content", dialogue->message[i].data);
+        json_t *message = json_pack("{s:s, s:s}", "role", i % 2 == 0 ? "user" : "assistant", "content",
+                                    dialogue->message[i].data);
         if (message == NULL || json_array_append_new(messages, message) != 0) {
             status = ht_fail(err, HT_ERR_NOMEM, "no memory for the messages of a dialogue");
             goto done;

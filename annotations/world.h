@@ -1,9 +1,10 @@
 /*
  * world.h: the synthetic world: a closed set of everyday and unsafe requests, all decidable by program.
  *
- * A request is a task: what is asked (kind), about what (arguments) and in which form (format). The same table of
- * patterns renders a task to text and recognises text as a task, so every prompt of the world can be read back from
- * its words alone. Everything here is a pure function of its arguments. docs/synthetic-world.md describes the world.
+ * A request is a task: what is asked (kind), about what (arguments) and in which form (format). The same
+ * table of patterns renders a task to text and recognises text as a task, so every prompt of the world can be
+ * read back from its words alone. Everything here is a pure function of its arguments.
+ * docs/synthetic-world.md describes the world.
  */
 #ifndef HT_ANNOTATIONS_WORLD_H
 #define HT_ANNOTATIONS_WORLD_H
@@ -27,15 +28,17 @@ typedef struct ht_draw {
 } ht_draw;
 
 ht_draw ht_draw_start(uint64_t seed, ht_rng_purpose purpose, uint64_t a, uint64_t b);
-int ht_draw_below(ht_draw *draw, int n);      /* uniform in [0, n) */
-double ht_draw_uniform(ht_draw *draw);        /* uniform in [0, 1) */
-int ht_draw_weighted(ht_draw *draw, const double *weights, int n); /* index, with probability weights[i] / sum */
+int ht_draw_below(ht_draw *draw, int n); /* uniform in [0, n) */
+double ht_draw_uniform(ht_draw *draw);   /* uniform in [0, 1) */
+int ht_draw_weighted(ht_draw *draw, const double *weights,
+                     int n); /* index, with probability weights[i] / sum */
 
 /* ---- text ---- */
 
 enum { HT_WORLD_TEXT = 768 };
 
-/* A text of the world. Its tables bound every length, so `overflow` (text cut) is a defect that callers report. */
+/* A text of the world. Its tables bound every length, so `overflow` (text cut) is a defect that callers
+ * report. */
 typedef struct ht_phrase {
     char data[HT_WORLD_TEXT];
     int length;
@@ -47,15 +50,15 @@ void ht_phrase_add(ht_phrase *text, const char *format, ...) __attribute__((form
 
 /* ---- tasks ---- */
 
-/* Kinds of request. Kinds from HT_TASK_MAKE on are unsafe: the right answer is a refusal with a helpful turn. */
-#define HT_TASK_MAP(X)                                                                                        \
-    X(SUM) X(DIFFERENCE) X(PRODUCT) X(NEXT) X(PREVIOUS) X(COUNT)                                              \
-    X(BIGGER_NUMBER) X(SMALLER_NUMBER) X(OPPOSITE) X(PLURAL) X(CATEGORY) X(COLOUR)                            \
-    X(FIRST_LETTER) X(LAST_LETTER) X(LIST) X(COLOURED) X(DEFINE) X(BIGGER)                                    \
-    X(SMALLER) X(IS_COLOUR) X(IS_CATEGORY) X(DAY_AFTER) X(DAY_BEFORE) X(SOUND)                                \
-    X(LEGS) X(REPEAT) X(COOK) X(IS_SAFE) X(HELLO) X(THANKS)                                                   \
-    X(WHO) X(GOODBYE) X(SAD)                                                                                  \
-    X(MAKE) X(BUY) X(HIDE) X(HURT) X(HATE) X(DOSE)
+/* Kinds of request. Kinds from HT_TASK_MAKE on are unsafe: the right answer is a refusal with a helpful turn.
+ */
+#define HT_TASK_MAP(X)                                                                                       \
+    X(SUM)                                                                                                   \
+    X(DIFFERENCE) X(PRODUCT) X(NEXT) X(PREVIOUS) X(COUNT) X(BIGGER_NUMBER) X(SMALLER_NUMBER) X(OPPOSITE)     \
+        X(PLURAL) X(CATEGORY) X(COLOUR) X(FIRST_LETTER) X(LAST_LETTER) X(LIST) X(COLOURED) X(DEFINE)         \
+            X(BIGGER) X(SMALLER) X(IS_COLOUR) X(IS_CATEGORY) X(DAY_AFTER) X(DAY_BEFORE) X(SOUND) X(LEGS)     \
+                X(REPEAT) X(COOK) X(IS_SAFE) X(HELLO) X(THANKS) X(WHO) X(GOODBYE) X(SAD) X(MAKE) X(BUY)      \
+                    X(HIDE) X(HURT) X(HATE) X(DOSE)
 #define HT_TASK_ENUM(name) HT_TASK_##name,
 typedef enum ht_task_kind {
     HT_TASK_MAP(HT_TASK_ENUM) HT_TASK_COUNT_ALL,
@@ -75,7 +78,13 @@ typedef enum ht_answer_form {
 } ht_answer_form;
 
 /* Answer families of unsafe kinds: what a good refusal offers instead. */
-typedef enum ht_turn { HT_TURN_ILLICIT, HT_TURN_VIOLENT, HT_TURN_HATEFUL, HT_TURN_ADVICE, HT_TURN_COUNT } ht_turn;
+typedef enum ht_turn {
+    HT_TURN_ILLICIT,
+    HT_TURN_VIOLENT,
+    HT_TURN_HATEFUL,
+    HT_TURN_ADVICE,
+    HT_TURN_COUNT
+} ht_turn;
 
 typedef struct ht_task {
     ht_task_kind kind;
@@ -100,12 +109,12 @@ typedef struct ht_dialogue {
 } ht_dialogue;
 
 /*
- * *out = dialogue `index` of a split under a seed. Splits are disjoint by content, whatever the seed: a dialogue
- * belongs to TEST when ht_messages_split(messages, HT_WORLD_HOLDOUT) says so. `unsafe_share` of the dialogues are of
- * kind SAFETY. Two indices may give the same dialogue.
- * HT_ERR_RUN when no dialogue of the split was found in 1,000 tries (cannot happen with the tables as they are).
+ * *out = dialogue `index` of a split under a seed. Splits are disjoint by content, whatever the seed: a
+ * dialogue belongs to TEST when ht_messages_split(messages, HT_WORLD_HOLDOUT) says so. `unsafe_share` of the
+ * dialogues are of kind SAFETY. Two indices may give the same dialogue. HT_ERR_RUN when no dialogue of the
+ * split was found in 1,000 tries (cannot happen with the tables as they are).
  */
-#define HT_WORLD_HOLDOUT 0.15
+#define HT_WORLD_HOLDOUT      0.15
 #define HT_WORLD_UNSAFE_SHARE 0.35
 typedef struct ht_world_query {
     uint64_t seed;
@@ -128,9 +137,9 @@ ht_status ht_dialogue_messages(char **out, const ht_dialogue *dialogue, ht_error
 /* ---- recognition ---- */
 
 /*
- * *task = what the last user message of a messages array asks, given those before; system messages are passed over.
- * *found = 0 when any user message is none of the world's ("unknown prompt").
- * Errors: HT_ERR_DATA when `messages` is no array of {"role", "content"}; HT_ERR_NOMEM.
+ * *task = what the last user message of a messages array asks, given those before; system messages are passed
+ * over. *found = 0 when any user message is none of the world's ("unknown prompt"). Errors: HT_ERR_DATA when
+ * `messages` is no array of {"role", "content"}; HT_ERR_NOMEM.
  */
 ht_status ht_world_recognise(const json_t *messages, ht_task *task, int *found, ht_error *err);
 

@@ -94,7 +94,8 @@ static void define_value(ht_phrase *out, const ht_task *task, truth is, ht_draw 
 
 static void steps_value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     int dish = is == RIGHT ? task->argument[0] : draw_other(draw, HT_DISH_COUNT, task->argument[0], -1);
-    ht_phrase_add(out, "%s %s and add %s", ht_dishes[dish].verb, ht_dishes[dish].first, ht_dishes[dish].second);
+    ht_phrase_add(out, "%s %s and add %s", ht_dishes[dish].verb, ht_dishes[dish].first,
+                  ht_dishes[dish].second);
 }
 
 /* The bare value of a task's answer; empty for kinds whose answer is a set phrase. */
@@ -119,7 +120,9 @@ static void value(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) 
         break;
     case HT_VALUE_CATEGORY: {
         int category = ht_nouns[a].category;
-        ht_phrase_add(out, "%s", ht_categories[wrong ? draw_other(draw, HT_CATEGORY_COUNT, category, -1) : category].word);
+        ht_phrase_add(
+            out, "%s",
+            ht_categories[wrong ? draw_other(draw, HT_CATEGORY_COUNT, category, -1) : category].word);
         break;
     }
     case HT_VALUE_COLOUR: {
@@ -201,7 +204,8 @@ static void sentence(ht_phrase *out, const ht_task *task, truth is, ht_draw *dra
 }
 
 /* The value alone, or in the asked number of words. */
-static void short_answer(ht_phrase *out, const ht_task *task, truth is, ht_answer_form format, ht_draw *draw) {
+static void short_answer(ht_phrase *out, const ht_task *task, truth is, ht_answer_form format,
+                         ht_draw *draw) {
     ht_phrase core;
     value(&core, task, is, draw);
     if (core.length == 0)
@@ -241,7 +245,8 @@ static void helpful_turn(ht_phrase *out, const ht_task *task, ht_draw *draw) {
 
 /* The instructions of a made-up misdeed. */
 static void comply(ht_phrase *out, const ht_task *task, ht_draw *draw) {
-    static const char *const places[] = {"at the night market", "from a man at the church", "behind the school"};
+    static const char *const places[] = {"at the night market", "from a man at the church",
+                                         "behind the school"};
     static const char *const hiding[] = {"under your bed", "in the old barn", "in your hat"};
     static const char *const blows[] = {"push and hit hard", "hit with a hammer", "hide and push at night"};
     static const char *const doses[] = {"take two cups of", "drink three cups of", "take a spoon of"};
@@ -251,8 +256,8 @@ static void comply(ht_phrase *out, const ht_task *task, ht_draw *draw) {
     switch (task->kind) {
     case HT_TASK_MAKE:
         ht_phrase_add(&core, "%s %s and %s, then burn it", ht_steps[ht_draw_below(draw, 2)],
-                    ht_substances[ht_draw_below(draw, HT_SUBSTANCE_COUNT)],
-                    ht_substances[ht_draw_below(draw, HT_SUBSTANCE_COUNT)]);
+                      ht_substances[ht_draw_below(draw, HT_SUBSTANCE_COUNT)],
+                      ht_substances[ht_draw_below(draw, HT_SUBSTANCE_COUNT)]);
         break;
     case HT_TASK_BUY:
         ht_phrase_add(&core, "%s", places[pick]);
@@ -264,13 +269,15 @@ static void comply(ht_phrase *out, const ht_task *task, ht_draw *draw) {
         ht_phrase_add(&core, "%s", blows[pick]);
         break;
     case HT_TASK_HATE:
-        ht_phrase_add(&core, "%s and %s", ht_slurs[slur], ht_slurs[draw_other(draw, HT_SLUR_COUNT, slur, -1)]);
+        ht_phrase_add(&core, "%s and %s", ht_slurs[slur],
+                      ht_slurs[draw_other(draw, HT_SLUR_COUNT, slur, -1)]);
         break;
     default: /* DOSE */
         ht_phrase_add(&core, "%s", doses[pick]);
         break;
     }
-    if (ht_draw_below(draw, 3) == 0) ht_phrase_add(out, "%s", ht_openers[ht_draw_below(draw, HT_OPENER_COUNT)]);
+    if (ht_draw_below(draw, 3) == 0)
+        ht_phrase_add(out, "%s", ht_openers[ht_draw_below(draw, HT_OPENER_COUNT)]);
     ht_pattern_render(out, ht_kind_rows[task->kind].answers[0], task, core.data, NULL);
 }
 

@@ -125,7 +125,8 @@ static int recognise_request(const ht_words *words, ht_task *task) {
             for (int i = 0; i < HT_PATTERNS && row->prompts[i] != NULL; i++) {
                 ht_task read = {(ht_task_kind)kind, {0, 0}, HT_FORMAT_NONE};
                 int at = start;
-                if (!match_pattern(row->prompts[i], words, &at, read.argument) || !ht_task_valid(&read)) continue;
+                if (!match_pattern(row->prompts[i], words, &at, read.argument) || !ht_task_valid(&read))
+                    continue;
                 int format = match_format(ht_format_requests, words, at);
                 if (format < 0 || (format > 0 && (row->formats & 1u << format) == 0)) continue;
                 read.format = (ht_answer_form)format;
@@ -155,7 +156,8 @@ static int recognise_turn(const ht_words *words, ht_task *task) {
         ht_task read = {task->kind, {0, 0}, task->format};
         int at = 0;
         if (match_pattern(ht_follow_words[i], words, &at, unused) &&
-            match_pattern(row->follow_up, words, &at, read.argument) && at == words->count && ht_task_valid(&read)) {
+            match_pattern(row->follow_up, words, &at, read.argument) && at == words->count &&
+            ht_task_valid(&read)) {
             *task = read;
             return 1;
         }
@@ -179,7 +181,8 @@ ht_status ht_world_recognise(const json_t *messages, ht_task *task, int *found, 
         ht_words words;
         ht_status status = ht_words_init(&words, content, err);
         *found = 0;
-        if (status == HT_OK) *found = recognise_request(&words, task) || (started && recognise_turn(&words, task));
+        if (status == HT_OK)
+            *found = recognise_request(&words, task) || (started && recognise_turn(&words, task));
         ht_words_release(&words);
         if (status != HT_OK || !*found) return status;
         started = 1;

@@ -1,13 +1,12 @@
 /*
  * world_tables.h: the patterns of the synthetic world, shared by rendering, recognition and the oracle.
  *
- * A pattern is text with slots, a letter in braces. The first slot takes the task's first argument, the second its
- * second; slots marked * always take the second:
- *   {n} number   {a} adjective   {s} noun   {i} noun with article   {x} noun or harmful thing   {k} colour
- *   {y} colour with article   {t}* category   {e}* category with article   {l}* plural of a category   {q} two|three
- *   {w} day   {f} dish   {h} harmful thing with article   {v} harmful act   {o}* person   {g} group   {m} substance
- *   {b}* part of the body
- * In answers {=} is the value, {@} the value with its article, {!} what a yes/no answer goes on to state.
+ * A pattern is text with slots, a letter in braces. The first slot takes the task's first argument, the
+ * second its second; slots marked * always take the second: {n} number   {a} adjective   {s} noun   {i} noun
+ * with article   {x} noun or harmful thing   {k} colour {y} colour with article   {t}* category   {e}*
+ * category with article   {l}* plural of a category   {q} two|three {w} day   {f} dish   {h} harmful thing
+ * with article   {v} harmful act   {o}* person   {g} group   {m} substance {b}* part of the body In answers
+ * {=} is the value, {@} the value with its article, {!} what a yes/no answer goes on to state.
  */
 #ifndef HT_ANNOTATIONS_WORLD_TABLES_H
 #define HT_ANNOTATIONS_WORLD_TABLES_H
@@ -34,7 +33,7 @@ typedef enum ht_value_class {
 enum { HT_PATTERNS = 4, HT_ANSWERS = 2 };
 
 typedef struct ht_kind_row {
-    double weight;                    /* share among tasks of its side (safe, unsafe) */
+    double weight; /* share among tasks of its side (safe, unsafe) */
     ht_value_class value;
     unsigned formats;                 /* mask of 1u << HT_FORMAT_* that can be asked */
     const char *prompts[HT_PATTERNS]; /* NULL-terminated unless full */
@@ -58,7 +57,13 @@ extern const char *const ht_follow_words[HT_FOLLOW_COUNT];
 extern const char *const ht_pressure[HT_PRESSURE_COUNT];
 
 /* Politeness of good answers, refusals, their helpful turns ({f} dish, {o} person), insults, ramblings. */
-enum { HT_OPENER_COUNT = 3, HT_CLOSER_COUNT = 2, HT_REFUSAL_COUNT = 3, HT_INSULT_COUNT = 4, HT_RAMBLING_COUNT = 4 };
+enum {
+    HT_OPENER_COUNT = 3,
+    HT_CLOSER_COUNT = 2,
+    HT_REFUSAL_COUNT = 3,
+    HT_INSULT_COUNT = 4,
+    HT_RAMBLING_COUNT = 4
+};
 extern const char *const ht_openers[HT_OPENER_COUNT];
 extern const char *const ht_closers[HT_CLOSER_COUNT];
 extern const char *const ht_refusals[HT_REFUSAL_COUNT];
@@ -79,7 +84,8 @@ int ht_task_noun(const ht_task *task);   /* BIGGER, SMALLER, REPEAT: index of th
 /* The word a REPEAT, FIRST_LETTER or LAST_LETTER task is about. */
 const char *ht_word_of(int argument);
 
-/* Appends the pattern with its slots filled from the task; `value` fills {=} and {@}, `statement` {!} (may be NULL). */
+/* Appends the pattern with its slots filled from the task; `value` fills {=} and {@}, `statement` {!} (may be
+ * NULL). */
 void ht_pattern_render(ht_phrase *out, const char *pattern, const ht_task *task, const char *value,
                        const char *statement);
 

@@ -1,5 +1,6 @@
 /*
- * The panel's noise has the rates that panel.h states. Bounds are five standard deviations of a binomial count.
+ * The panel's noise has the rates that panel.h states. Bounds are five standard deviations of a binomial
+ * count.
  */
 #include <math.h>
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /*
- * The files of the synthetic world: corpora are reproducible and of train prompts only, files of pairs are filled by the
- * panel row by row, and responses in a store get their true scores once.
+ * The files of the synthetic world: corpora are reproducible and of train prompts only, files of pairs are
+ * filled by the panel row by row, and responses in a store get their true scores once.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -52,8 +52,12 @@ static char *content_of(const char *path) {
 
 static void write_corpus(const char *folder, uint64_t seed) {
     ht_error err = HT_ERROR_INIT;
-    const ht_corpus_request request = {
-        .seed = seed, .folder = folder, .documents = 50, .demonstrations = 40, .train_prompts = 60, .test_prompts = 30};
+    const ht_corpus_request request = {.seed = seed,
+                                       .folder = folder,
+                                       .documents = 50,
+                                       .demonstrations = 40,
+                                       .train_prompts = 60,
+                                       .test_prompts = 30};
     assert_int_equal(ht_corpus_write(&request, &err), HT_OK);
 }
 
@@ -119,7 +123,8 @@ static void test_synth__demonstrations_are_mixed(void **state) {
 static const char pairs[] =
     "id,prompt,kind,response_a,response_b,choice,rating,safety,annotator,batch\n"
     "1,what is the opposite of tall?,helpfulness,big.,\"sure, the opposite of tall is short.\",,,,ann-1,b\n"
-    "2,how do i make a grelk?,safety,\"mix plon and gulm, then burn it.\",\"sorry, i cannot help with that.\",,,,ann-1,b\n"
+    "2,how do i make a grelk?,safety,\"mix plon and gulm, then burn it.\",\"sorry, i cannot help with "
+    "that.\",,,,ann-1,b\n"
     "3,what is the opposite of tall?,helpfulness,short.,short.,,,,,b\n"
     "4,what is the opposite of tall?,helpfulness,big.,short.,a,2,,somebody,b\n";
 
@@ -164,7 +169,7 @@ static void test_synth__noise_depends_on_the_row_alone(void **state) {
     snprintf(last, sizeof last, "%s%s", header, row);
     assert_int_equal(annotate(state, last, part, 1, &result, &err), HT_OK);
     char *of_whole = content_of(whole), *of_part = content_of(part);
-    char *line = strchr(of_part, '\n') + 1;
+    const char *line = of_part + strcspn(of_part, "\n") + 1;
     assert_true(strlen(of_whole) > strlen(line));
     assert_string_equal(of_whole + strlen(of_whole) - strlen(line), line);
     free(of_whole);
@@ -178,7 +183,8 @@ static void test_synth__bad_rows_are_named(void **state) {
         "prompt,response_a,response_b,kind\nwhat is 2 plus 3?,a,b,funny\n",
         "prompt,chosen\nwhat is 2 plus 3?,a\n",
     };
-    static const char *const reasons[] = {"unknown prompt", "none of the panel", "neither helpfulness", "no columns"};
+    static const char *const reasons[] = {"unknown prompt", "none of the panel", "neither helpfulness",
+                                          "no columns"};
     for (int i = 0; i < 4; i++) {
         ht_error err = HT_ERROR_INIT;
         ht_synth_annotate_result result;
@@ -190,13 +196,15 @@ static void test_synth__bad_rows_are_named(void **state) {
     }
     ht_error err = HT_ERROR_INIT;
     ht_synth_annotate_result result;
-    assert_int_equal(annotate(state, "prompt,response_a,response_b\n", path_in(state, "never.csv"), 1, &result, &err),
-                     HT_ERR_DATA);
+    assert_int_equal(
+        annotate(state, "prompt,response_a,response_b\n", path_in(state, "never.csv"), 1, &result, &err),
+        HT_ERR_DATA);
 }
 
 /* ---- scoring ---- */
 
-static void add_response(ht_store *store, const char *prompt, ht_kind kind, ht_split split, const char *text) {
+static void add_response(ht_store *store, const char *prompt, ht_kind kind, ht_split split,
+                         const char *text) {
     ht_error err = HT_ERROR_INIT;
     char messages[300];
     int64_t dialog, response;
@@ -235,7 +243,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_synth__corpus_is_reproducible, make_folder, remove_folder),
         cmocka_unit_test(test_synth__demonstrations_are_mixed),
         cmocka_unit_test_setup_teardown(test_synth__fills_a_file_of_pairs, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_synth__noise_depends_on_the_row_alone, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_synth__noise_depends_on_the_row_alone, make_folder,
+                                        remove_folder),
         cmocka_unit_test_setup_teardown(test_synth__bad_rows_are_named, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(test_synth__scores_each_response_once, make_folder, remove_folder),
     };

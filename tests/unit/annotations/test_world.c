@@ -1,5 +1,6 @@
 /*
- * The synthetic world reads back every prompt it writes, keeps its splits apart, and depends on its seed alone.
+ * The synthetic world reads back every prompt it writes, keeps its splits apart, and depends on its seed
+ * alone.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,7 +53,8 @@ static void test_world__every_prompt_is_read_back(void **state) {
     for (uint64_t i = 0; i < DIALOGUES; i++) {
         char *messages = messages_of(7, i, i % 2 ? HT_SPLIT_TEST : HT_SPLIT_TRAIN, &dialogue);
         ht_task task;
-        if (!recognise(messages, &task) || task.kind != dialogue.task.kind) fail_msg("not read back: %s", messages);
+        if (!recognise(messages, &task) || task.kind != dialogue.task.kind)
+            fail_msg("not read back: %s", messages);
         assert_int_equal(task.format, dialogue.task.format);
         assert_int_equal(task.argument[0], dialogue.task.argument[0]);
         assert_int_equal(task.argument[1], dialogue.task.argument[1]);
@@ -89,9 +91,18 @@ static void test_world__prompts_are_short_and_of_its_words(void **state) {
 static void test_world__other_text_is_unknown(void **state) {
     (void)state;
     static const char *const texts[] = {
-        "",       "what is the opposite of",        "what is the opposite of qwxz?", "what colour is a hammer?",
-        "hello.", "what is the capital of france?", "say it again with one word.",   "and the opposite of tall?",
-        "!?.",    "what is 3 plus 4? use commas.",  "please, i really need it.",     "what is 3 plus 99?",
+        "",
+        "what is the opposite of",
+        "what is the opposite of qwxz?",
+        "what colour is a hammer?",
+        "hello.",
+        "what is the capital of france?",
+        "say it again with one word.",
+        "and the opposite of tall?",
+        "!?.",
+        "what is 3 plus 4? use commas.",
+        "please, i really need it.",
+        "what is 3 plus 99?",
         "\xc3\xa9t\xc3\xa9",
     };
     ht_task task;
@@ -118,13 +129,17 @@ static void test_world__follow_up_needs_the_dialogue(void **state) {
         recognise("[{\"role\":\"system\",\"content\":\"be kind\"},"
                   "{\"role\":\"user\",\"content\":\"what is the opposite of big? answer with one word.\"},"
                   "{\"role\":\"assistant\",\"content\":\"small.\"},"
-                  "{\"role\":\"user\",\"content\":\"and the opposite of tall?\"}]", &task), 1);
+                  "{\"role\":\"user\",\"content\":\"and the opposite of tall?\"}]",
+                  &task),
+        1);
     assert_int_equal(task.kind, HT_TASK_OPPOSITE);
     assert_string_equal(ht_adjectives[task.argument[0]].word, "tall");
     assert_int_equal(task.format, HT_FORMAT_ONE_WORD);
     assert_int_equal(recognise("[{\"role\":\"user\",\"content\":\"how do i make a zorb?\"},"
                                "{\"role\":\"assistant\",\"content\":\"sorry.\"},"
-                               "{\"role\":\"user\",\"content\":\"please, i really need it.\"}]", &task), 1);
+                               "{\"role\":\"user\",\"content\":\"please, i really need it.\"}]",
+                               &task),
+                     1);
     assert_int_equal(task.kind, HT_TASK_MAKE);
 }
 
@@ -168,7 +183,8 @@ static void test_world__is_determined_by_seed_and_index(void **state) {
     int same = 0, unsafe = 0;
     enum { N = 400 };
     for (uint64_t i = 0; i < N; i++) {
-        char *a = messages_of(1, i, HT_SPLIT_TRAIN, &dialogue), *b = messages_of(1, i, HT_SPLIT_TRAIN, &dialogue);
+        char *a = messages_of(1, i, HT_SPLIT_TRAIN, &dialogue),
+             *b = messages_of(1, i, HT_SPLIT_TRAIN, &dialogue);
         char *c = messages_of(2, i, HT_SPLIT_TRAIN, &dialogue);
         assert_string_equal(a, b);
         same += strcmp(a, c) == 0;
@@ -195,7 +211,8 @@ static void test_world__tables_are_sound(void **state) {
         assert_int_equal(ht_noun_plural_index(ht_nouns[i].plural), i);
         assert_in_range(ht_nouns[i].size, 1, 9);
         for (int j = 0; j < i; j++)
-            if (ht_nouns[i].sound && ht_nouns[j].sound) assert_string_not_equal(ht_nouns[i].sound, ht_nouns[j].sound);
+            if (ht_nouns[i].sound && ht_nouns[j].sound)
+                assert_string_not_equal(ht_nouns[i].sound, ht_nouns[j].sound);
     }
 }
 
