@@ -2,30 +2,10 @@
 # halter-annotations as a user runs it: files and standard input, exit codes, signals, files that cannot be written, a
 # database that another process holds. With HALTER_HH_FILE set to an HH-RLHF file, that is imported too.
 # Usage: annotations.sh BUILD_FOLDER
-set -u
-build=$1
-annotations=$build/bin/halter-annotations
-[ -x "$annotations" ] || { echo "skipped: $annotations is not built"; exit 77; }
-work=$(mktemp -d /tmp/halter-annotations-XXXXXX)
-trap 'rm -rf "$work"' EXIT
+. tests/pipeline/lib.sh annotations "$1" halter-annotations
+annotations=$bin/halter-annotations
 cd "$work" || exit 1
-failures=0
 
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-
-# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    "$@" > output 2>&1
-    got=$?
-    if [ $got -ne "$code" ] || ! grep -qF -- "$text" output; then
-        fail "wanted exit code $code and \"$text\", got $got: $*"
-        tail -n 5 output
-    fi
-}
-
-rows() { "$annotations" stats --db "$1" | sed -n "s/^$2: //p"; }
 everything() { for what in comparisons demonstrations prompts; do "$annotations" export --db "$1" --what $what; done; }
 
 # --- a file, the same through a pipe, the same compressed
@@ -116,6 +96,4 @@ if [ -n "${HALTER_HH_FILE:-}" ]; then
 else
     echo "not run: HALTER_HH_FILE is not set"
 fi
-
-[ $failures -eq 0 ] || exit 1
-echo "all passed"
+finish

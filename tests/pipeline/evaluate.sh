@@ -2,35 +2,11 @@
 # Versions evaluated, compared and tabled with the real programs at miniature size: the same seed gives the same numbers,
 # responses of equal settings are not sampled twice, what is missing is null; and what wrong inputs say.
 # Usage: evaluate.sh BUILD_FOLDER
-set -u
-build=$1
-evaluate=$build/bin/halter-evaluate
-reward=$build/bin/halter-reward
-sft=$build/bin/halter-sft
-annotations=$build/bin/halter-annotations
-for program in "$evaluate" "$reward" "$sft" "$annotations"; do
-    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
-done
-work=$(mktemp -d /tmp/halter-evaluate-XXXXXX)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-
-# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    "$@" > "$work/output" 2>&1
-    got=$?
-    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
-        fail "wanted exit code $code and \"$text\", got $got: $*"
-        tail -n 5 "$work/output"
-    fi
-}
-
-# number FILE KEY [N]: the N-th number of that key in a JSON file
-number() { grep -oE "\"$2\": *[-0-9.e]+" "$1" | sed -n "${3:-1}s/.*: *//p"; }
+. tests/pipeline/lib.sh evaluate "$1" halter-evaluate halter-reward halter-sft halter-annotations
+evaluate=$bin/halter-evaluate
+reward=$bin/halter-reward
+sft=$bin/halter-sft
+annotations=$bin/halter-annotations
 
 # --- data: pairs of both kinds, and the chosen answers as demonstrations
 awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six seven eight nine ten", w, " ");
@@ -165,6 +141,4 @@ expect 2 "--against" "$evaluate" compare --model "$work/sft" "${judges[@]}"
 expect 4 "missing.db" "$evaluate" table --db "$work/missing.db"
 expect 3 '"nobody"' "$evaluate" table --db "$work/p.db" --models nobody
 expect 4 "$work/none/summary.json" "$evaluate" table --db "$work/p.db" --out "$work/none/summary.json"
-
-[ $failures -eq 0 ] && echo "evaluate: all as expected"
-exit $((failures > 0))
+finish

@@ -2,7 +2,7 @@
 # not built, and sets $work (a folder removed at the end) and $bin; the last line of a test is `finish`.
 set -u
 name=$1
-bin=$2/bin
+bin=$(cd "$2" && pwd)/bin
 shift 2
 for program in "$@"; do
     [ -x "$bin/$program" ] || { echo "skipped: $program is not built"; exit 77; }
@@ -40,20 +40,25 @@ same() {
     [ ! -e "$2/state" ] || fail "$2/state is left"
 }
 
-# kill_at FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then kills without warning
-kill_at() {
-    local folder=$1 step=$2 pid
-    shift 2
+# signal_at SIGNAL FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then sends the signal; $code is the exit code
+signal_at() {
+    local signal=$1 folder=$2 step=$3 pid
+    shift 3
     "$@" --out "$folder" > "$work/output" 2>&1 &
     pid=$!
-    for _ in $(seq 2000); do
-        grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null && break
-        kill -0 $pid 2> /dev/null || break
+    while kill -0 $pid 2> /dev/null && ! grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null; do
         sleep 0.005
     done
-    kill -KILL $pid 2> /dev/null
+    kill "-$signal" $pid 2> /dev/null
     wait $pid 2> /dev/null
+    code=$?
 }
+
+# kill_at FOLDER STEP COMMAND...: the same, killed without warning
+kill_at() { signal_at KILL "$@"; }
+
+# rows DATABASE TABLE: how many rows a table has
+rows() { "$bin/halter-annotations" stats --db "$1" | sed -n "s/^$2: //p"; }
 
 finish() {
     [ $failures -eq 0 ] && echo "$name: all as expected"

@@ -2,37 +2,12 @@
 # Rejection sampling and sampling for annotators with the real programs at miniature size: repeated, killed without
 # warning and repeated to the same rows, pools, fine-tuning on what was chosen; and what wrong inputs say.
 # Usage: rejection.sh BUILD_FOLDER
-set -u
-build=$1
-rejection=$build/bin/halter-rejection
-reward=$build/bin/halter-reward
-sft=$build/bin/halter-sft
-annotations=$build/bin/halter-annotations
-for program in "$rejection" "$reward" "$sft" "$annotations"; do
-    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
-done
-work=$(mktemp -d /tmp/halter-rejection-XXXXXX)
-trap 'rm -rf "$work"' EXIT
-failures=0
+. tests/pipeline/lib.sh rejection "$1" halter-rejection halter-reward halter-sft halter-annotations
+rejection=$bin/halter-rejection
+reward=$bin/halter-reward
+sft=$bin/halter-sft
+annotations=$bin/halter-annotations
 
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-
-# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    "$@" > "$work/output" 2>&1
-    got=$?
-    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
-        fail "wanted exit code $code and \"$text\", got $got: $*"
-        tail -n 5 "$work/output"
-    fi
-}
-
-# number FILE KEY: the first number of that key in a JSON file
-number() { grep -oE "\"$2\": *[-0-9.e]+" "$1" | head -n 1 | sed 's/.*: *//'; }
-# rows DATABASE TABLE: how many rows a table has
-rows() { "$annotations" stats --db "$1" | sed -n "s/^$2: //p"; }
 # chosen DATABASE FILE: the demonstrations as CSV
 chosen() { "$annotations" export --db "$1" --what demonstrations > "$2" || fail "export of $1"; }
 
@@ -155,6 +130,4 @@ expect 3 "no prompt fits" "${reject[@]}" --db "$work/p.db" --set data.first_roun
 expect 3 "the prompt has" "${reject[@]}" --db "$work/p.db" --set data.max_prompt_tokens=3
 expect 2 "sample.top_p" "${reject[@]}" --db "$work/p.db" --set sample.top_p=2
 expect 0 "all are taken" "${reject[@]}" --db "$work/p.db" --round 3 --prompts 1000 --dry-run
-
-[ $failures -eq 0 ] && echo "rejection: all as expected"
-exit $((failures > 0))
+finish

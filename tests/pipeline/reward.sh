@@ -2,34 +2,10 @@
 # A reward model with the real programs at miniature size: pairs from CSV, trained, killed without warning and resumed to
 # the same bytes, evaluated, applied to a database and to JSON lines; and what wrong inputs say.
 # Usage: reward.sh BUILD_FOLDER
-set -u
-build=$1
-reward=$build/bin/halter-reward
-sft=$build/bin/halter-sft
-annotations=$build/bin/halter-annotations
-for program in "$reward" "$sft" "$annotations"; do
-    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
-done
-work=$(mktemp -d /tmp/halter-reward-XXXXXX)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-
-# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    "$@" > "$work/output" 2>&1
-    got=$?
-    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
-        fail "wanted exit code $code and \"$text\", got $got: $*"
-        tail -n 5 "$work/output"
-    fi
-}
-
-# number FILE KEY: the first number of that key in a JSON file
-number() { grep -oE "\"$2\": *[-0-9.e]+" "$1" | head -n 1 | sed 's/.*: *//'; }
+. tests/pipeline/lib.sh reward "$1" halter-reward halter-sft halter-annotations
+reward=$bin/halter-reward
+sft=$bin/halter-sft
+annotations=$bin/halter-annotations
 
 # --- data: in 120 safety pairs the polite answer is chosen; 20 helpfulness pairs beside them
 awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,batch,kind,split"; split("one two three four five six seven eight nine ten", w, " ");
@@ -53,21 +29,6 @@ done
 grep -q LlamaForSequenceClassification "$work/rm/config.json" || fail "config.json names no reward model"
 grep -q '"stage": "reward-safe"' "$work/rm/halter.json" || fail "halter.json names no stage"
 expect 0 "finished" "${train[@]}" --out "$work/rm" --resume
-
-# kill_at FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then kills without warning
-kill_at() {
-    local folder=$1 step=$2 pid
-    shift 2
-    "$@" --out "$folder" > "$work/output" 2>&1 &
-    pid=$!
-    for _ in $(seq 2000); do
-        grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null && break
-        kill -0 $pid 2> /dev/null || break
-        sleep 0.005
-    done
-    kill -KILL $pid 2> /dev/null
-    wait $pid 2> /dev/null
-}
 for step in 2 9 30; do
     kill_at "$work/killed-$step" $step "${train[@]}"
     expect 2 "--resume" "${train[@]}" --out "$work/killed-$step"
@@ -138,6 +99,4 @@ expect 3 "bad.jsonl:1: \"response\" is missing" "$reward" apply --model "$work/r
 printf '{"messages": [{"role": "user", "content": "x"}], "response": "y"\n' > "$work/bad.jsonl"
 expect 3 "bad.jsonl:1: malformed JSON" "$reward" apply --model "$work/rm" --input "$work/bad.jsonl"
 [ ! -e "$work/x/metrics.jsonl" ] || fail "a refused run left metrics"
-
-[ $failures -eq 0 ] && echo "reward: all as expected"
-exit $((failures > 0))
+finish

@@ -2,37 +2,9 @@
 # Pretraining and fine-tuning with the real programs at miniature size: from text and CSV to model folders; killed without
 # warning and resumed, to the same bytes; stopped by a signal; and what wrong inputs say.
 # Usage: sft.sh BUILD_FOLDER
-set -u
-build=$1
-sft=$build/bin/halter-sft
-annotations=$build/bin/halter-annotations
-for program in "$sft" "$annotations"; do
-    [ -x "$program" ] || { echo "skipped: $program is not built"; exit 77; }
-done
-work=$(mktemp -d /tmp/halter-sft-XXXXXX)
-trap 'rm -rf "$work"' EXIT
-failures=0
-
-fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
-
-# expect CODE TEXT COMMAND...: the command's exit code, and a text on stderr or stdout
-expect() {
-    local code=$1 text=$2 got
-    shift 2
-    "$@" > "$work/output" 2>&1
-    got=$?
-    if [ $got -ne "$code" ] || ! grep -qF -- "$text" "$work/output"; then
-        fail "wanted exit code $code and \"$text\", got $got: $*"
-        tail -n 5 "$work/output"
-    fi
-}
-
-# same FOLDER_A FOLDER_B: the files that must not depend on where a run was stopped
-same() {
-    cmp "$1/model.safetensors" "$2/model.safetensors" || fail "weights differ: $1 $2"
-    cmp "$1/metrics.jsonl" "$2/metrics.jsonl" || fail "metrics differ: $1 $2"
-    [ ! -e "$2/state" ] || fail "$2/state is left"
-}
+. tests/pipeline/lib.sh sft "$1" halter-sft halter-annotations
+sft=$bin/halter-sft
+annotations=$bin/halter-annotations
 
 # --- data: 120 documents and 60 demonstrations of a few words, drawn by a fixed rule
 awk 'BEGIN { split("the llama walks over a hill and eats grass while birds sing in old trees near water", w, " ");
@@ -53,21 +25,6 @@ for file in config.json model.safetensors tokenizer.model generation_config.json
 done
 expect 0 "finished" "${pretrain[@]}" --out "$work/base" --resume
 expect 2 "holds a model" "${pretrain[@]}" --out "$work/base"
-
-# kill_at FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then kills without warning
-kill_at() {
-    local folder=$1 step=$2 pid
-    shift 2
-    "$@" --out "$folder" > "$work/output" 2>&1 &
-    pid=$!
-    for _ in $(seq 2000); do
-        grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null && break
-        kill -0 $pid 2> /dev/null || break
-        sleep 0.005
-    done
-    kill -KILL $pid 2> /dev/null
-    wait $pid 2> /dev/null
-}
 
 for step in 1 7 12; do
     kill_at "$work/killed-$step" $step "${pretrain[@]}"
@@ -91,15 +48,7 @@ expect 0 "model in" "${tune[@]}" --out "$work/sft-killed" --resume
 same "$work/sft" "$work/sft-killed"
 
 # a signal: the step ends, the state is saved, the exit code says which signal
-"${tune[@]}" --out "$work/sft-stopped" > "$work/output" 2>&1 &
-pid=$!
-for _ in $(seq 2000); do
-    grep -q '"step":3,' "$work/sft-stopped/metrics.jsonl" 2> /dev/null && break
-    sleep 0.005
-done
-kill -TERM $pid
-wait $pid
-code=$?
+signal_at TERM "$work/sft-stopped" 3 "${tune[@]}"
 [ $code -eq 143 ] || fail "exit code $code after SIGTERM"
 expect 0 "going on from step" "${tune[@]}" --out "$work/sft-stopped" --resume
 same "$work/sft" "$work/sft-stopped"
@@ -124,6 +73,4 @@ expect 2 "data.origins" "${tune[@]}" --out "$work/x" --set data.origins=machine
 expect 2 'did you mean "optim.lr"' "${tune[@]}" --out "$work/x" --set optim.lrr=1
 expect 4 "/proc" "${tune[@]}" --out /proc/halter
 [ ! -e "$work/x/metrics.jsonl" ] || fail "a refused run left metrics"
-
-[ $failures -eq 0 ] && echo "sft: all as expected"
-exit $((failures > 0))
+finish
