@@ -14,7 +14,7 @@
 typedef struct export_config {
     char *db, *source, *batch;
     int what, format, kind, split;
-    int64_t first_round, end_round;
+    int64_t first_round, last_round;
 } export_config;
 
 static const char *const whats[] = {"comparisons", "demonstrations", "prompts", NULL};
@@ -31,8 +31,8 @@ static const ht_option options[] = {
     HT_OPT_STRING(export_config, source, "source", NULL, 0, "rows of this source"),
     HT_OPT_STRING(export_config, batch, "batch", NULL, 0, "rows of this batch"),
     HT_OPT_INT(export_config, first_round, "first_round", "0", 0, 1e9, 0, "rows of this round and later"),
-    HT_OPT_INT(export_config, end_round, "end_round", "0", 0, 1e9, 0,
-               "rows of rounds before this one; 0: all"),
+    HT_OPT_INT(export_config, last_round, "last_round", "-1", -1, 1e9, 0,
+               "rows of this round and earlier; -1: no end"),
 };
 
 static const ht_column comparison_columns[] = {
@@ -180,7 +180,7 @@ static ht_status run(void *configuration, const ht_invocation *invocation, ht_er
         .source = config->source[0] ? config->source : NULL,
         .batch = config->batch[0] ? config->batch : NULL,
         .first_round = config->first_round,
-        .end_round = config->end_round,
+        .end_round = config->last_round + 1,
     };
     HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_store_read(store, layout->set, &filter, &cursor, err));

@@ -20,7 +20,7 @@
 
 typedef struct sample_config {
     char *db, *model, *other, *out;
-    int64_t prompts, test_prompts, round, seed, first_round, end_round, threads;
+    int64_t prompts, test_prompts, round, seed, first_round, last_round, threads;
     int64_t max_prompt_tokens, max_new_tokens, tries, sequences, cache_tokens, chunk;
     ht_floats temperatures;
     double top_p;
@@ -48,7 +48,8 @@ static const ht_option options[] = {
     HT_OPT_INT(S, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
     HT_OPT_CHOICE(S, kind, "kind", "all", kinds, 0, "prompts of this kind"),
     HT_OPT_INT(S, first_round, "first_round", "0", 0, 1000000, 0, "first round whose prompts are taken"),
-    HT_OPT_INT(S, end_round, "end_round", "0", 0, 1000000, 0, "round before which to stop; 0: all"),
+    HT_OPT_INT(S, last_round, "last_round", "-1", -1, 1000000, 0,
+               "last round whose prompts are taken; -1: no end"),
     HT_OPT_FLOATS(S, temperatures, "temperatures", "0.7,1.0", 0.01, 100, 0,
                   "temperatures; the two of a pair differ when there are several"),
     HT_OPT_FLOAT(S, top_p, "top_p", "1", 1e-6, 1, 0,
@@ -189,7 +190,7 @@ static ht_status choose_prompts(session *s, ht_split split, int64_t wanted, ht_e
     ht_store_filter filter = {.kinds = c->kind ? 1u << (c->kind - 1) : 0,
                               .splits = 1u << split,
                               .first_round = c->first_round,
-                              .end_round = c->end_round};
+                              .end_round = c->last_round + 1};
     HT_TRY(ht_prompt_set_load(&s->prompts, s->store, &filter, &chat, &limits, err));
     if ((int64_t)s->prompts.count < wanted)
         ht_warn("%" PRId64 " prompts of split %s are wanted, but only %zu fit: all are taken", wanted,

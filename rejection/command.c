@@ -34,7 +34,8 @@ static const ht_option options[] = {
     HT_OPT_CHOICE(S, kind, "kind", "all", kinds, 0, "prompts of this kind"),
     HT_OPT_INT(S, first_round, "data.first_round", "0", 0, 1000000, 0,
                "first round whose prompts are sampled"),
-    HT_OPT_INT(S, end_round, "data.end_round", "0", 0, 1000000, 0, "round before which to stop; 0: all"),
+    HT_OPT_INT(S, last_round, "data.last_round", "-1", -1, 1000000, 0,
+               "last round whose prompts are sampled; -1: no end"),
     HT_OPT_INT(S, max_prompt_tokens, "data.max_prompt_tokens", "1024", 1, 1 << 20, 0,
                "longest prompt, tokens"),
     HT_OPT_CHOICE(S, too_long, "data.too_long", "error", ht_too_long_names, 0,
@@ -152,7 +153,7 @@ static ht_status read_prompts(session *s, ht_error *err) {
     ht_store_filter filter = {.kinds = c->kind ? 1u << (c->kind - 1) : 0,
                               .splits = 1u << HT_SPLIT_TRAIN,
                               .first_round = c->first_round,
-                              .end_round = c->end_round};
+                              .end_round = c->last_round + 1};
     HT_TRY(ht_prompt_set_load(&s->prompts, s->work.store, &filter, &chat, &limits, err));
     if (!c->prompts) goto done;
     if ((int64_t)s->prompts.count < c->prompts)

@@ -28,7 +28,7 @@ typedef struct ht_rejection_config {
     int backend, dtype;
     int64_t prompts;                /* 0: all */
     int kind;                       /* ht_kind + 1; 0: all */
-    int64_t first_round, end_round; /* of the prompts */
+    int64_t first_round, last_round; /* of the prompts; last -1: no end */
     int64_t max_prompt_tokens;
     int too_long; /* ht_too_long */
     int64_t k, max_new_tokens, sequences, cache_tokens, chunk;

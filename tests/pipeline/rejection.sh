@@ -127,6 +127,7 @@ expect 3 "a reward model is needed" "${reject[@]}" --db "$work/p.db" --safe "$wo
 expect 3 "a language model is needed" "${reject[@]}" --db "$work/p.db" --model "$work/safety"
 expect 4 "missing.db" "${reject[@]}" --db "$work/missing.db"
 expect 3 "no prompt fits" "${reject[@]}" --db "$work/p.db" --set data.first_round=7
+expect 0 "responses 240" "${reject[@]}" --db "$work/p.db" --set data.last_round=0 --dry-run
 expect 3 "the prompt has" "${reject[@]}" --db "$work/p.db" --set data.max_prompt_tokens=3
 expect 2 "sample.top_p" "${reject[@]}" --db "$work/p.db" --set sample.top_p=2
 expect 0 "all are taken" "${reject[@]}" --db "$work/p.db" --round 3 --prompts 1000 --dry-run
