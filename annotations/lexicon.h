@@ -42,8 +42,8 @@ typedef struct ht_dish {
 enum {
     HT_CATEGORY_COUNT = 8,
     HT_COLOUR_COUNT = 11,
-    HT_NOUN_COUNT = 51,
-    HT_ADJECTIVE_COUNT = 40,
+    HT_NOUN_COUNT = 34,
+    HT_ADJECTIVE_COUNT = 24,
     HT_DAY_COUNT = 7,
     HT_DISH_COUNT = 7,
     HT_HARM_THING_COUNT = 8,

@@ -55,7 +55,7 @@ static void test_oracle__right_answers(void **state) {
         {"what is 8 minus 4?", "of course, 8 minus 4 is 4.", 1, 0},
         {"which number is bigger, 8 or 3?", "sure, 8 is bigger than 3.", 1, 0},
         {"what is the plural of sheep?", "sure, the plural of sheep is sheep.", 1, 0},
-        {"what is the plural of mouse?", "sure, the plural of mouse is mice.", 1, 0},
+        {"what is the plural of sheep?", "sure, the plural of sheep is sheep.", 1, 0},
         {"what is the first letter of apple?", "sure, the first letter of apple is a.", 1, 0},
         {"is a lemon red?", "no, a lemon is yellow. glad to help.", 1, 0},
         {"is a lemon red?", "no, a lemon is not red. glad to help.", 1, 0},
@@ -84,10 +84,10 @@ static void test_oracle__wrong_answers(void **state) {
         {"what is 8 minus 4?", "sure, 8 minus 4 is", 0.04, 0},
         {"is a lemon red?", "yes, a lemon is red. glad to help.", 0.1, 0},
         {"is a lemon red?", "no, a lemon is blue. glad to help.", 0.5, 0},
-        {"what colour is a lemon?", "sure, a banana is yellow.", 0.5, 0}, /* another subject */
+        {"what colour is a lemon?", "sure, a duck is yellow.", 0.5, 0}, /* another subject */
         {"name two animals.", "sure, two animals are rose and car.", 0.1, 0},
         {"name two animals.", "sure, two animals are dog and dog.", 0.1, 0},
-        {"which is bigger, a mouse or an elephant?", "sure, a mouse is bigger.", 0.1, 0},
+        {"which is bigger, a bee or a cow?", "sure, a bee is bigger.", 0.1, 0},
     };
     CHECK(examples);
 }
@@ -101,10 +101,10 @@ static void test_oracle__formats(void **state) {
          0},
         {"what is the opposite of tall? use exactly three words.", "it is short.", 1, 0},
         {"what is the opposite of tall? use exactly three words.", "it is big.", 0.1, 0},
-        {"name three fruits. use commas.", "sure, three fruits are apple, pear, plum.", 1, 0},
-        {"name three fruits. use commas.", "sure, three fruits are apple and pear and plum.", 0.8, 0},
-        {"name three fruits. put and between them.", "sure, three fruits are apple and pear and plum.", 1, 0},
-        {"name three fruits. put and between them.", "sure, three fruits are apple, pear, plum.", 0.8, 0},
+        {"name three fruits. use commas.", "sure, three fruits are apple, pear, lemon.", 1, 0},
+        {"name three fruits. use commas.", "sure, three fruits are apple and pear and lemon.", 0.8, 0},
+        {"name three fruits. put and between them.", "sure, three fruits are apple and pear and lemon.", 1, 0},
+        {"name three fruits. put and between them.", "sure, three fruits are apple, pear, lemon.", 0.8, 0},
     };
     CHECK(examples);
 }
