@@ -182,9 +182,9 @@ static ht_status choose_prompts(session *s, ht_split split, int64_t wanted, ht_e
     ht_status status = HT_OK;
     const sample_config *c = s->config;
     ht_tokenizer *tokenizer = NULL;
-    char path[HT_PATH_MAX];
-    HT_TRY(ht_model_folder_tokenizer(c->model, path, err));
-    HT_TRY(ht_tokenizer_open(&tokenizer, path, err));
+    ht_llama_config shape;
+    HT_TRY(ht_model_folder_config_of(c->model, HT_HEAD_LM, &shape, err));
+    HT_TRY(ht_model_folder_open_tokenizer(c->model, &shape, &tokenizer, err));
     ht_chat chat = {.tokenizer = tokenizer, .which = HT_TEMPLATE_LLAMA2};
     ht_prompt_limits limits = {.max_tokens = c->max_prompt_tokens, .too_long = (ht_too_long)c->too_long};
     ht_store_filter filter = {.kinds = c->kind ? 1u << (c->kind - 1) : 0,

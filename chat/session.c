@@ -16,13 +16,11 @@
 ht_status ht_session_open(ht_session *session, const ht_chat_config *config, const ht_chat_streams *streams,
                           ht_error *err) {
     ht_status status = HT_OK;
-    char path[HT_PATH_MAX];
     memset(session, 0, sizeof *session);
     session->config = config;
     session->streams = streams;
-    HT_TRY(ht_model_folder_config(config->model, &session->shape, err));
-    HT_TRY(ht_model_folder_tokenizer(config->model, path, err));
-    HT_TRY(ht_tokenizer_open(&session->tokenizer, path, err));
+    HT_TRY(ht_model_folder_config_of(config->model, HT_HEAD_LM, &session->shape, err));
+    HT_TRY(ht_model_folder_open_tokenizer(config->model, &session->shape, &session->tokenizer, err));
     session->chat = (ht_chat){session->tokenizer, (ht_template)config->which};
 done:
     if (status != HT_OK) ht_session_close(session);

@@ -15,7 +15,7 @@
 #include "core/base/rng.h"
 #include "core/generate/policy.h"
 #include "core/generate/samples.h"
-#include "evaluate/score.h"
+#include "core/generate/scoring.h"
 
 /* Prompts given to the engine together, for each that it answers at once: what is lost when stopped, against the time in
  * which the last of them run alone. */
@@ -28,9 +28,7 @@ static ht_status add_judge(ht_evaluator *e, const char *folder, const char *key,
     ht_llama_config shape;
     ht_model_row row;
     int found = 0;
-    HT_TRY(ht_model_folder_config(folder, &shape, err));
-    if (shape.head != HT_HEAD_SCALAR)
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: a language model; wanted is a reward model (--%s)", folder, key));
+    HT_TRY(ht_model_folder_config_of(folder, HT_HEAD_SCALAR, &shape, err));
     if (!e->judge_positions || shape.max_positions < e->judge_positions) e->judge_positions = shape.max_positions;
     HT_TRY(ht_train_register_model(e->store, folder, id, err));
     HT_TRY(ht_store_get_model(e->store, *id, &row, &found, err));
@@ -76,12 +74,10 @@ static void prompts_release(chosen_prompts *p) {
 }
 
 /* Longest prompt that leaves the policy and both reward models room for the longest response. */
-static ht_status prompt_limit(const ht_evaluator *e, const char *folder, int64_t *limit, ht_error *err) {
-    ht_status status = HT_OK;
+static ht_status prompt_limit(const ht_evaluator *e, const char *folder, const ht_llama_config *shape, int64_t *limit,
+                              ht_error *err) {
     const ht_evaluate_config *config = e->config;
-    ht_llama_config shape;
-    HT_TRY(ht_model_folder_config(folder, &shape, err));
-    int64_t positions = shape.max_positions < e->judge_positions ? shape.max_positions : e->judge_positions;
+    int64_t positions = shape->max_positions < e->judge_positions ? shape->max_positions : e->judge_positions;
     int64_t room = positions - config->max_new_tokens;
     if (room < 1 || config->max_prompt_tokens > room)
         return ht_fail(err, HT_ERR_USAGE,
@@ -89,8 +85,7 @@ static ht_status prompt_limit(const ht_evaluator *e, const char *folder, int64_t
                        " positions of the smallest of %s and the reward models",
                        config->max_prompt_tokens, config->max_new_tokens, positions, folder);
     *limit = config->max_prompt_tokens ? config->max_prompt_tokens : room;
-done:
-    return status;
+    return HT_OK;
 }
 
 static ht_status choose(chosen_prompts *p, int64_t wanted, ht_error *err) {
@@ -114,13 +109,13 @@ static ht_status load_prompts(chosen_prompts *p, const ht_evaluator *e, const ch
     ht_status status = HT_OK;
     const ht_evaluate_config *config = e->config;
     ht_tokenizer *tokenizer = NULL;
-    char path[HT_PATH_MAX];
+    ht_llama_config shape;
     ht_prompt_limits limits = {.too_long = (ht_too_long)config->too_long};
     ht_store_filter filter = {.splits = 1U << config->split};
     memset(p, 0, sizeof *p);
-    HT_TRY(prompt_limit(e, folder, &limits.max_tokens, err));
-    HT_TRY(ht_model_folder_tokenizer(folder, path, err));
-    HT_TRY(ht_tokenizer_open(&tokenizer, path, err));
+    HT_TRY(ht_model_folder_config_of(folder, HT_HEAD_LM, &shape, err));
+    HT_TRY(prompt_limit(e, folder, &shape, &limits.max_tokens, err));
+    HT_TRY(ht_model_folder_open_tokenizer(folder, &shape, &tokenizer, err));
     ht_chat chat = {.tokenizer = tokenizer, .which = HT_TEMPLATE_LLAMA2};
     HT_TRY(ht_prompt_set_load(&p->set, e->store, &filter, &chat, &limits, err));
     HT_TRY(choose(p, config->prompts, err));
@@ -316,14 +311,59 @@ static ht_status begin_run(ht_evaluation *evaluation, const ht_evaluator *e, ht_
     return status;
 }
 
+/* Scores of those responses of the run that have none by this reward model. */
+static ht_status score(const ht_evaluation *evaluation, const ht_evaluator *e, const char *folder, int64_t model_id,
+                       ht_error *err) {
+    char label[128];
+    ht_scoring_result result;
+    const ht_scoring scoring = {.store = e->store,
+                                .be = e->be,
+                                .folder = folder,
+                                .model_id = model_id,
+                                .dtype = (ht_dtype)e->config->dtype,
+                                .filter = {.run_id = evaluation->run_id},
+                                .label = label};
+    snprintf(label, sizeof label, "score by %.100s", folder);
+    return ht_score_responses(&scoring, &result, err);
+}
+
+/* Appends the responses of the run with both scores. */
+static ht_status read_scores(ht_evaluation *evaluation, const ht_evaluator *e, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_store_cursor *cursor = NULL;
+    ht_store_filter filter = {
+        .run_id = evaluation->run_id, .helpful_model_id = e->helpful_id, .safe_model_id = e->safe_id};
+    HT_TRY(ht_store_read(e->store, HT_STORE_RESPONSES, &filter, &cursor, err));
+    for (;;) {
+        ht_scored_row row;
+        int found;
+        HT_TRY(ht_store_next_response(cursor, &row, &found, err));
+        if (!found) break;
+        HT_TRY(ht_grow(&evaluation->responses, &evaluation->capacity, evaluation->count + 1,
+                       sizeof *evaluation->responses, err));
+        evaluation->responses[evaluation->count++] = (ht_judged){
+            .dialog_id = row.dialog.id,
+            .response_id = row.response.id,
+            .tokens = row.response.token_count,
+            .is_safety = row.dialog.kind == HT_KIND_SAFETY,
+            .is_finished = row.response.finish == HT_FINISH_EOS,
+            .helpful = row.helpful,
+            .safe = row.safe,
+        };
+    }
+done:
+    ht_store_cursor_free(cursor);
+    return status;
+}
+
 /* Samples, when that is wanted, and judges. */
 static ht_status fill(ht_evaluation *evaluation, const ht_evaluator *e, const chosen_prompts *prompts, ht_error *err) {
     ht_status status = HT_OK;
     const ht_evaluate_config *config = e->config;
     if (evaluation->is_sampled) HT_TRY(sample(evaluation, e, prompts, err));
-    HT_TRY(ht_score_run(e, evaluation->run_id, (ht_score_model){config->helpful, e->helpful_id}, err));
-    HT_TRY(ht_score_run(e, evaluation->run_id, (ht_score_model){config->safe, e->safe_id}, err));
-    HT_TRY(ht_score_read(evaluation, e, err));
+    HT_TRY(score(evaluation, e, config->helpful, e->helpful_id, err));
+    HT_TRY(score(evaluation, e, config->safe, e->safe_id, err));
+    HT_TRY(read_scores(evaluation, e, err));
 done:
     return status;
 }

@@ -128,20 +128,16 @@ typedef struct perplexity_session {
 static ht_status open_model(perplexity_session *s, const ht_perplexity_config *config, int64_t *seq_len,
                             int64_t *pass_tokens, ht_error *err) {
     ht_status status = HT_OK;
-    char path[HT_PATH_MAX];
     ht_llama_config shape;
     int head_loaded;
-    HT_TRY(ht_model_folder_config(config->model, &shape, err));
-    if (shape.head != HT_HEAD_LM)
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: a reward model; wanted is a language model", config->model));
+    HT_TRY(ht_model_folder_config_of(config->model, HT_HEAD_LM, &shape, err));
     *seq_len = config->seq_len ? config->seq_len : shape.max_positions;
     if (*seq_len < 2) HT_TRY(ht_fail(err, HT_ERR_USAGE, "seq_len = %" PRId64 " is below 2", *seq_len));
     if (*seq_len > shape.max_positions)
         HT_TRY(ht_fail(err, HT_ERR_USAGE, "seq_len = %" PRId64 " is above the %" PRId64 " positions of %s", *seq_len,
                        shape.max_positions, config->model));
     *pass_tokens = config->pass_tokens > *seq_len ? config->pass_tokens : *seq_len;
-    HT_TRY(ht_model_folder_tokenizer(config->model, path, err));
-    HT_TRY(ht_tokenizer_open(&s->tokenizer, path, err));
+    HT_TRY(ht_model_folder_open_tokenizer(config->model, &shape, &s->tokenizer, err));
     HT_TRY(ht_backend_open(&s->be, (ht_backend_kind)config->backend, (int)config->threads, err));
     ht_backend_arena(s->be, &s->arena);
     HT_TRY(ht_llama_init(&s->model, s->be, &s->arena, &shape, (ht_dtype)config->dtype, err));

@@ -120,9 +120,7 @@ static ht_status check_reward_model(const char *folder, const char *hash, ht_err
     ht_status status = HT_OK;
     ht_llama_config shape;
     char path[HT_PATH_MAX], other[HT_HASH_LEN];
-    HT_TRY(ht_model_folder_config(folder, &shape, err));
-    if (shape.head != HT_HEAD_SCALAR)
-        return ht_fail(err, HT_ERR_DATA, "\"%s\" is a language model, not a reward model", folder);
+    HT_TRY(ht_model_folder_config_of(folder, HT_HEAD_SCALAR, &shape, err));
     HT_TRY(ht_model_folder_tokenizer(folder, path, err));
     HT_TRY(ht_file_hash(path, other, err));
     if (strcmp(hash, other))

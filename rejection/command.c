@@ -10,6 +10,7 @@
 #include "core/base/memory.h"
 #include "core/base/rng.h"
 #include "core/checkpoint/model_folder.h"
+#include "core/generate/scorer.h"
 #include "core/train/train.h"
 #include "rejection/rejection.h"
 
@@ -106,12 +107,8 @@ static ht_status check_model(const char *folder, ht_head head, const ht_rejectio
                              ht_llama_config *model, ht_error *err) {
     char tokenizer[HT_PATH_MAX];
     int64_t longest = c->max_prompt_tokens + c->max_new_tokens;
-    ht_status status = ht_model_folder_config(folder, model, err);
+    ht_status status = ht_model_folder_config_of(folder, head, model, err);
     if (status != HT_OK) return status;
-    if (model->head != head)
-        return ht_fail(err, HT_ERR_DATA, "\"%s\" is a %s; a %s is needed", folder,
-                       head == HT_HEAD_LM ? "reward model" : "language model",
-                       head == HT_HEAD_LM ? "language model" : "reward model");
     if (model->max_positions < longest)
         return ht_fail(err, HT_ERR_USAGE,
                        "data.max_prompt_tokens + sample.max_new_tokens = %" PRId64 " is above the %" PRId64
@@ -145,9 +142,7 @@ static ht_engine_limits engine_limits(const ht_rejection_config *c) {
 static ht_status read_prompts(session *s, ht_error *err) {
     const ht_rejection_config *c = s->config;
     ht_status status = HT_OK;
-    char path[HT_PATH_MAX];
-    HT_TRY(ht_model_folder_tokenizer(c->model, path, err));
-    HT_TRY(ht_tokenizer_open(&s->tokenizer, path, err));
+    HT_TRY(ht_model_folder_open_tokenizer(c->model, &s->shape, &s->tokenizer, err));
     ht_chat chat = {.tokenizer = s->tokenizer, .which = HT_TEMPLATE_LLAMA2};
     ht_prompt_limits limits = {.max_tokens = c->max_prompt_tokens, .too_long = (ht_too_long)c->too_long};
     ht_store_filter filter = {.kinds = c->kind ? 1u << (c->kind - 1) : 0,
@@ -291,7 +286,7 @@ static ht_status plan_memory(const session *s, const ht_llama_config *shape, siz
     ht_engine *engine = NULL;
     ht_activations *acts = NULL;
     ht_engine_limits limits = engine_limits(c);
-    int64_t sequences = c->score_tokens < 256 ? c->score_tokens : 256; /* as the scorer's */
+    int64_t sequences = ht_scorer_sequences(c->score_tokens);
     ht_arena_init(&arena, 1);
     HT_TRY(ht_llama_init(&model, s->work.be, &arena, shape, (ht_dtype)c->dtype, err));
     if (shape->head == HT_HEAD_LM)

@@ -20,7 +20,7 @@ static const char *const split_names[] = {"all", "train", "test"};
 static ht_status load_pairs(const ht_reward_evaluate_config *config, const ht_reward_judge *judge,
                             ht_store *store, ht_pair_set *set, ht_error *err) {
     const ht_pair_query query = {.filter = ht_reward_filter(&config->rows),
-                                 .max_tokens = judge->max_tokens,
+                                 .max_tokens = judge->scorer.max_tokens,
                                  .too_long = (ht_too_long)config->too_long};
     ht_status status = ht_pair_set_load(set, store, &query, &judge->chat, err);
     if (status == HT_OK && !set->count)

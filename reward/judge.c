@@ -12,9 +12,6 @@ ht_status ht_reward_judge_open(ht_reward_judge *judge, const ht_reward_place *pl
     HT_TRY(ht_scorer_open(&judge->scorer, judge->be, place->model, (ht_dtype)place->dtype, place->pass_tokens,
                           err));
     judge->chat = (ht_chat){judge->scorer.tokenizer, HT_TEMPLATE_LLAMA2};
-    judge->max_tokens = judge->scorer.model.config.max_positions;
-    if (place->pass_tokens > 0 && place->pass_tokens < judge->max_tokens)
-        judge->max_tokens = place->pass_tokens;
 done:
     if (status != HT_OK) ht_reward_judge_close(judge);
     return status;

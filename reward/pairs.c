@@ -8,22 +8,9 @@
 #include "core/base/files.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
+#include "core/generate/samples.h"
 
 _Static_assert(sizeof(ht_pair) == 40, "no padding: the bytes of pairs are hashed");
-
-ht_status ht_reward_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response,
-                           ht_chat_ids *out, int *from_text, ht_error *err) {
-    int has_ids = response->tokens && response->token_count > 0;
-    int usable = has_ids && response->tokenizer_hash &&
-                 strcmp(response->tokenizer_hash, ht_tokenizer_hash(chat->tokenizer)) == 0;
-    if (from_text) *from_text = has_ids && !usable;
-    if (usable)
-        return ht_chat_encode_response(chat, prompt, response->tokens, (size_t)response->token_count, out,
-                                       err);
-    return ht_chat_encode_dialog(chat, prompt, response->text,
-                                 response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED,
-                                 out, err);
-}
 
 /* *index = that of a name, added when new; -1 for NULL. */
 static ht_status intern(ht_pair_set *set, const char *name, int32_t *index, ht_error *err) {
@@ -64,9 +51,9 @@ static ht_status encode_pair(loader *l, ht_pair_set *set, const ht_comparison_ro
     int from_text = 0;
     HT_TRY(ht_messages_parse(&messages, row->dialog.messages, err));
     ht_prompt prompt = {messages.items, messages.count};
-    HT_TRY(ht_reward_encode(l->chat, prompt, &row->chosen, &l->chosen, &from_text, err));
+    HT_TRY(ht_response_encode(l->chat, prompt, &row->chosen, &l->chosen, &from_text, err));
     set->from_text += from_text;
-    HT_TRY(ht_reward_encode(l->chat, prompt, &row->rejected, &l->rejected, &from_text, err));
+    HT_TRY(ht_response_encode(l->chat, prompt, &row->rejected, &l->rejected, &from_text, err));
     set->from_text += from_text;
 done:
     ht_messages_release(&messages);

@@ -12,15 +12,6 @@
 #include "core/store/store.h"
 #include "core/tokenizer/chat.h"
 
-/*
- * *out = prompt and response as the reward model reads them; the score is read at the last id. The response's
- * stored ids are taken as they are when they were sampled with this tokenizer; else its text is encoded, with
- * EOS unless it was cut at a length, and *from_text (may be NULL) is 1 when there were ids that could not be
- * used. Errors: as ht_chat_encode_dialog.
- */
-ht_status ht_reward_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response,
-                           ht_chat_ids *out, int *from_text, ht_error *err);
-
 /* Which comparisons to read, and which of them are the reward model's own. */
 typedef struct ht_pair_query {
     ht_store_filter filter; /* kinds, splits, rounds */

@@ -85,7 +85,6 @@ typedef struct ht_reward_judge {
     ht_backend *be;
     ht_scorer scorer;
     ht_chat chat;
-    int64_t max_tokens; /* of a sequence */
 } ht_reward_judge;
 ht_status ht_reward_judge_open(ht_reward_judge *judge, const ht_reward_place *place, ht_error *err);
 void ht_reward_judge_close(ht_reward_judge *judge);

@@ -10,6 +10,7 @@
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/generate/prompts.h"
+#include "core/generate/samples.h"
 #include "core/tokenizer/chat.h"
 #include "sft/internal.h"
 
@@ -123,19 +124,11 @@ typedef struct reader {
 static ht_status encode(reader *r, const ht_demonstration_row *row, ht_error *err) {
     ht_status status = HT_OK;
     ht_messages messages = {0};
-    const ht_response_row *response = &row->response;
     HT_TRY(ht_messages_parse(&messages, row->dialog.messages, err));
     ht_prompt prompt = {messages.items, messages.count};
-    int same_tokenizer = response->tokenizer_hash &&
-                         strcmp(response->tokenizer_hash, ht_tokenizer_hash(r->chat.tokenizer)) == 0;
-    if (response->tokens && same_tokenizer) {
-        HT_TRY(ht_chat_encode_response(&r->chat, prompt, response->tokens, (size_t)response->token_count,
-                                       &r->ids, err));
-    } else {
-        ht_answer_end end = response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED;
-        if (response->tokens) r->retokenised++;
-        HT_TRY(ht_chat_encode_dialog(&r->chat, prompt, response->text, end, &r->ids, err));
-    }
+    int from_text = 0;
+    HT_TRY(ht_response_encode(&r->chat, prompt, &row->response, &r->ids, &from_text, err));
+    r->retokenised += from_text;
 done:
     ht_messages_release(&messages);
     return status;

@@ -207,6 +207,14 @@ done:
     return status;
 }
 
+ht_status ht_model_folder_config_of(const char *folder, ht_head head, ht_llama_config *config, ht_error *err) {
+    static const char *const names[] = {[HT_HEAD_LM] = "language model", [HT_HEAD_SCALAR] = "reward model"};
+    ht_status status = ht_model_folder_config(folder, config, err);
+    if (status == HT_OK && config->head != head)
+        status = ht_fail(err, HT_ERR_DATA, "%s: a %s; wanted is a %s", folder, names[config->head], names[head]);
+    return status;
+}
+
 /* ---- writing ---- */
 
 /* Adds a member; a failure (no memory) is remembered in *failed. */

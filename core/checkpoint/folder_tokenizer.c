@@ -71,3 +71,20 @@ done:
     path[0] = '\0';
     return status;
 }
+
+ht_status ht_model_folder_open_tokenizer(const char *folder, const ht_llama_config *config, ht_tokenizer **tokenizer,
+                                         ht_error *err) {
+    ht_status status = HT_OK;
+    char path[HT_PATH_MAX];
+    *tokenizer = NULL;
+    HT_TRY(ht_model_folder_tokenizer(folder, path, err));
+    HT_TRY(ht_tokenizer_open(tokenizer, path, err));
+    if (ht_tokenizer_size(*tokenizer) > config->vocab_size) {
+        status = ht_fail(err, HT_ERR_DATA, "%s: %" PRId32 " pieces, but the model has a vocabulary of %" PRId64, path,
+                         ht_tokenizer_size(*tokenizer), config->vocab_size);
+        ht_tokenizer_free(*tokenizer);
+        *tokenizer = NULL;
+    }
+done:
+    return status;
+}

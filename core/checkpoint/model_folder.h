@@ -20,9 +20,14 @@
 
 #include "core/base/files.h"
 #include "core/model/llama.h"
+#include "core/tokenizer/tokenizer.h"
 
 /* Reads and checks config.json (both architectures), with transformers' defaults for absent fields. */
 ht_status ht_model_folder_config(const char *folder, ht_llama_config *config, ht_error *err);
+
+/* The same of a folder that must hold a model with this head: HT_ERR_DATA for a reward model where a language model is
+ * wanted, and the other way round. */
+ht_status ht_model_folder_config_of(const char *folder, ht_head head, ht_llama_config *config, ht_error *err);
 
 /*
  * Loads weights into `model`, already initialised with the folder's config or with one that differs only in
@@ -71,5 +76,9 @@ ht_status ht_model_folder_hash(const char *folder, char out[HT_HASH_LEN], ht_err
 /* Path of the folder's tokenizer.model; HT_ERR_DATA when absent (naming tokenizer.json-only folders as such).
  */
 ht_status ht_model_folder_tokenizer(const char *folder, char path[HT_PATH_MAX], ht_error *err);
+
+/* Opens that tokenizer: HT_ERR_DATA when it has more pieces than `config`, the folder's, has a vocabulary. */
+ht_status ht_model_folder_open_tokenizer(const char *folder, const ht_llama_config *config, ht_tokenizer **tokenizer,
+                                         ht_error *err);
 
 #endif

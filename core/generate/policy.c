@@ -7,19 +7,12 @@
 #include "core/checkpoint/model_folder.h"
 
 static ht_status open_tokenizer(ht_policy *policy, const char *folder, ht_error *err) {
-    ht_status status = HT_OK;
-    char path[HT_PATH_MAX];
-    HT_TRY(ht_model_folder_tokenizer(folder, path, err));
-    HT_TRY(ht_tokenizer_open(&policy->tokenizer, path, err));
     const ht_llama_config *config = &policy->model.config;
-    if (ht_tokenizer_size(policy->tokenizer) > config->vocab_size)
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: %" PRId32 " pieces, but the model has a vocabulary of %" PRId64,
-                       path, ht_tokenizer_size(policy->tokenizer), config->vocab_size));
-    if (ht_tokenizer_eos(policy->tokenizer) != config->eos_id)
+    ht_status status = ht_model_folder_open_tokenizer(folder, config, &policy->tokenizer, err);
+    if (status == HT_OK && ht_tokenizer_eos(policy->tokenizer) != config->eos_id)
         ht_warn("%s: EOS is %" PRId32 " in the model and %" PRId32
                 " in its tokenizer; the model's ends a response",
                 folder, config->eos_id, ht_tokenizer_eos(policy->tokenizer));
-done:
     return status;
 }
 
@@ -33,9 +26,7 @@ ht_status ht_policy_open(ht_policy *policy, ht_backend *be, const char *folder, 
     policy->be = be;
     ht_arena_init(&policy->arena, 0);
     ht_backend_arena(be, &policy->arena);
-    HT_TRY(ht_model_folder_config(folder, &config, err));
-    if (config.head != HT_HEAD_LM)
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: a reward model; wanted is a language model", folder));
+    HT_TRY(ht_model_folder_config_of(folder, HT_HEAD_LM, &config, err));
     if (!full.cache_tokens) full.cache_tokens = full.max_sequences * config.max_positions;
     if (!full.prefill_tokens) full.prefill_tokens = HT_POLICY_PREFILL;
     HT_TRY(ht_llama_init(&policy->model, be, &policy->arena, &config, dtype, err));

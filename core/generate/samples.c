@@ -1,5 +1,7 @@
 #include "core/generate/samples.h"
 
+#include <string.h>
+
 ht_status ht_store_sample(ht_store *store, const ht_tokenizer *tokenizer, const ht_response_row *settings,
                           const ht_completion *completion, int64_t *id, ht_error *err) {
     ht_status status = HT_OK;
@@ -21,4 +23,15 @@ ht_status ht_store_sample(ht_store *store, const ht_tokenizer *tokenizer, const 
 done:
     ht_text_release(&text);
     return status;
+}
+
+ht_status ht_response_encode(const ht_chat *chat, ht_prompt prompt, const ht_response_row *response, ht_chat_ids *out, int *from_text,
+                             ht_error *err) {
+    int has_ids = response->tokens && response->token_count > 0;
+    int usable = has_ids && response->tokenizer_hash && strcmp(response->tokenizer_hash, ht_tokenizer_hash(chat->tokenizer)) == 0;
+    *from_text = has_ids && !usable;
+    if (usable)
+        return ht_chat_encode_response(chat, prompt, response->tokens, (size_t)response->token_count, out, err);
+    return ht_chat_encode_dialog(chat, prompt, response->text,
+                                 response->finish == HT_FINISH_LENGTH ? HT_ANSWER_CUT : HT_ANSWER_FINISHED, out, err);
 }

@@ -1,23 +1,8 @@
 #include "core/generate/scorer.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 #include "core/checkpoint/model_folder.h"
-
-#define SEQUENCES_A_PASS 256
-
-static ht_status open_tokenizer(ht_scorer *scorer, const char *folder, ht_error *err) {
-    ht_status status = HT_OK;
-    char path[HT_PATH_MAX];
-    HT_TRY(ht_model_folder_tokenizer(folder, path, err));
-    HT_TRY(ht_tokenizer_open(&scorer->tokenizer, path, err));
-    if (ht_tokenizer_size(scorer->tokenizer) > scorer->model.config.vocab_size)
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: %" PRId32 " pieces, but the model has a vocabulary of %" PRId64,
-                       path, ht_tokenizer_size(scorer->tokenizer), scorer->model.config.vocab_size));
-done:
-    return status;
-}
 
 ht_status ht_scorer_open(ht_scorer *scorer, ht_backend *be, const char *folder, ht_dtype dtype,
                          int64_t pass_tokens, ht_error *err) {
@@ -28,13 +13,12 @@ ht_status ht_scorer_open(ht_scorer *scorer, ht_backend *be, const char *folder, 
     scorer->be = be;
     ht_arena_init(&scorer->arena, 0);
     ht_backend_arena(be, &scorer->arena);
-    HT_TRY(ht_model_folder_config(folder, &config, err));
-    if (config.head != HT_HEAD_SCALAR)
-        HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: a language model; wanted is a reward model", folder));
+    HT_TRY(ht_model_folder_config_of(folder, HT_HEAD_SCALAR, &config, err));
     int64_t tokens = pass_tokens ? pass_tokens : config.max_positions;
-    int64_t sequences = tokens < SEQUENCES_A_PASS ? tokens : SEQUENCES_A_PASS;
+    int64_t sequences = ht_scorer_sequences(tokens);
+    scorer->max_tokens = tokens < config.max_positions ? tokens : config.max_positions;
     HT_TRY(ht_llama_init(&scorer->model, be, &scorer->arena, &config, dtype, err));
-    HT_TRY(open_tokenizer(scorer, folder, err));
+    HT_TRY(ht_model_folder_open_tokenizer(folder, &config, &scorer->tokenizer, err));
     HT_TRY(ht_activations_init(&scorer->acts, &scorer->model, &scorer->arena, HT_KEEP_NOTHING, tokens,
                                sequences, err));
     HT_TRY(ht_model_folder_load(folder, &scorer->model, &head_loaded, err));

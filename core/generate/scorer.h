@@ -17,7 +17,13 @@ typedef struct ht_scorer {
     ht_llama model;
     ht_activations *acts;
     ht_tokenizer *tokenizer;
+    int64_t max_tokens; /* of a sequence: the model's positions, and those of a pass */
 } ht_scorer;
+
+/* Sequences a pass of that many tokens may hold. */
+static inline int64_t ht_scorer_sequences(int64_t pass_tokens) {
+    return pass_tokens < 256 ? pass_tokens : 256;
+}
 
 /*
  * Reads the folder's config, weights and tokenizer. pass_tokens: tokens a forward pass, which also bounds a

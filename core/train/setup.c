@@ -66,12 +66,10 @@ ht_status ht_train_load_model(ht_train_setup *setup, const ht_model_request *req
     ht_llama_config config;
     int head_loaded = 1;
     memset(model, 0, sizeof *model);
-    HT_TRY(ht_model_folder_config(request->folder, &config, err));
-    if (request->head == HT_HEAD_LM && config.head == HT_HEAD_SCALAR) {
-        status = ht_fail(err, HT_ERR_DATA, "\"%s\" is a reward model; a language model is needed",
-                         request->folder);
-        goto done;
-    }
+    if (request->head == HT_HEAD_LM)
+        HT_TRY(ht_model_folder_config_of(request->folder, HT_HEAD_LM, &config, err));
+    else
+        HT_TRY(ht_model_folder_config(request->folder, &config, err));
     config.head = request->head;
     HT_TRY(ht_llama_init(model, setup->be, &setup->arena, &config, request->dtype, err));
     if (setup->arena.planning) goto done;

@@ -131,7 +131,7 @@ expect 2 "seq_len = 65 is above the 64 positions" "$evaluate" perplexity --model
 expect 2 "seq_len = 1 is below 2" "$evaluate" perplexity --model "$work/base" --text "$work/text.txt" --seq-len 1
 expect 4 "missing.txt" "$evaluate" perplexity --model "$work/base" --text "$work/missing.txt"
 expect 4 "missing/config.json" "$evaluate" model --model "$work/missing" "${judges[@]}"
-expect 3 "a language model; wanted is a reward model (--safe)" "$evaluate" model --model "$work/sft" "${judges[@]}" --safe "$work/sft"
+expect 3 "a language model; wanted is a reward model" "$evaluate" model --model "$work/sft" "${judges[@]}" --safe "$work/sft"
 expect 3 "wanted is a language model" "$evaluate" model --model "$work/rm-safety" "${judges[@]}"
 expect 2 "do not fit the 64 positions" "$evaluate" model --model "$work/sft" "${judges[@]}" --max-new-tokens 64
 expect 3 "above 3" "$evaluate" model --model "$work/sft" "${judges[@]}" --max-prompt-tokens 3

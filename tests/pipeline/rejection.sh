@@ -123,8 +123,8 @@ expect 0 "have one sample more" "${reject[@]}" --db "$work/p.db" --set sample.k=
 expect 2 "sample.cache_tokens = 32" "${reject[@]}" --db "$work/p.db" --set sample.cache_tokens=32
 expect 2 "score.tokens = 32" "${reject[@]}" --db "$work/p.db" --set score.tokens=32
 expect 2 "positions of" "${reject[@]}" --db "$work/p.db" --set data.max_prompt_tokens=50
-expect 3 "a reward model is needed" "${reject[@]}" --db "$work/p.db" --safe "$work/base"
-expect 3 "a language model is needed" "${reject[@]}" --db "$work/p.db" --model "$work/safety"
+expect 3 "wanted is a reward model" "${reject[@]}" --db "$work/p.db" --safe "$work/base"
+expect 3 "wanted is a language model" "${reject[@]}" --db "$work/p.db" --model "$work/safety"
 expect 4 "missing.db" "${reject[@]}" --db "$work/missing.db"
 expect 3 "no prompt fits" "${reject[@]}" --db "$work/p.db" --set data.first_round=7
 expect 0 "responses 240" "${reject[@]}" --db "$work/p.db" --set data.last_round=0 --dry-run
