@@ -227,14 +227,16 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     ht_status status = HT_OK;
     ht_ppo_config *config = values;
     ppo_session s = {0};
+    ht_llama_config shape;
     ht_train_out out;
     char tokenizer[HT_PATH_MAX];
     HT_TRY(check_config(config, err));
     HT_TRY(ht_train_check_out(&config->train, &out, err));
     if (out == HT_TRAIN_OUT_FINISHED) return HT_OK;
     HT_TRY(ht_store_open(&s.store, config->db, HT_STORE_EXISTING, err));
+    HT_TRY(ht_model_folder_config_of(config->model, HT_HEAD_LM, &shape, err));
     HT_TRY(ht_model_folder_tokenizer(config->model, tokenizer, err));
-    HT_TRY(ht_tokenizer_open(&s.tokenizer, tokenizer, err));
+    HT_TRY(ht_model_folder_open_tokenizer(config->model, &shape, &s.tokenizer, err));
     HT_TRY(check_reward_model(config->helpful, ht_tokenizer_hash(s.tokenizer), err));
     HT_TRY(check_reward_model(config->safe, ht_tokenizer_hash(s.tokenizer), err));
     s.task.store = s.store;

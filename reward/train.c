@@ -110,7 +110,7 @@ static ht_status load_data(trainer *t, ht_error *err) {
     int64_t limit =
         c->max_tokens > 0 && c->max_tokens < shape.max_positions ? c->max_tokens : shape.max_positions;
     HT_TRY(ht_model_folder_tokenizer(c->model, t->tokenizer_path, err));
-    HT_TRY(ht_tokenizer_open(&t->tokenizer, t->tokenizer_path, err));
+    HT_TRY(ht_model_folder_open_tokenizer(c->model, &shape, &t->tokenizer, err));
     t->chat = (ht_chat){t->tokenizer, HT_TEMPLATE_LLAMA2};
     HT_TRY(ht_store_open(&t->store, c->db, HT_STORE_EXISTING, err));
     HT_TRY(load_split(t, HT_SPLIT_TRAIN, limit, &t->pairs, err));

@@ -64,8 +64,13 @@ static ht_status open_tokenizer(session *s, ht_error *err) {
     const ht_sft_config *c = s->config;
     ht_status status = HT_OK;
     if (is_given(c->model)) {
+        ht_llama_config shape;
+        HT_TRY(ht_model_folder_config_of(c->model, HT_HEAD_LM, &shape, err));
         HT_TRY(ht_model_folder_tokenizer(c->model, s->tokenizer_path, err));
-    } else if (is_given(c->init.tokenizer)) {
+        status = ht_model_folder_open_tokenizer(c->model, &shape, &s->tokenizer, err);
+        goto done;
+    }
+    if (is_given(c->init.tokenizer)) {
         snprintf(s->tokenizer_path, sizeof s->tokenizer_path, "%s", c->init.tokenizer);
     } else {
         HT_TRY(place_for_tokenizer(s, err));
