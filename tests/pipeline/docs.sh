@@ -61,7 +61,7 @@ make() {
     for argument; do
         case $argument in
         CONFIG=*) [ -f "$root/${argument#*=}/rounds.yaml" ] || return ;;
-        *=*) grep -qE "^ifeq .\\$.${argument%%=*}.|^${argument%%=*} *\\?=" "$root/Makefile" || return ;;
+        *=*) grep -qE "^ifeq .\\$.${argument%%=*}.|^${argument%%=*} *\\?=|[{]${argument%%=*}:-" "$root/Makefile" "$root/bench/run" || return ;;
         esac
     done
 }
@@ -161,6 +161,13 @@ for page in README.md docs/*.md; do
     [ "$(wc -l < "$reports")" -eq "$before" ] || { echo "--- $page ends with"; tail -n 20 "$work/output"; }
     if [ "$page" = README.md ]; then mkdir -p "$folder/runs/demo" && cp -r "$folder/sft" "$folder/runs/demo/sft"; fi
     check_names "$page" >> "$reports"
+done
+# docs/formats.md has a row a table, with its columns
+for table in $(sqlite3 "$work/start/my.db" "SELECT name FROM sqlite_schema WHERE type = 'table'"); do
+    row=$(grep -F "| \`$table\` |" docs/formats.md)
+    for column in $(sqlite3 "$work/start/my.db" "SELECT name FROM pragma_table_xinfo('$table') WHERE name <> 'id'"); do
+        [[ $row == *"\`$column\`"* ]] || echo "docs/formats.md: table $table has a column $column" >> "$reports"
+    done
 done
 # docs/chat.md lists the options of its program
 for option in $("$bin/halter-chat" --help | sed -nE 's/^  --(\[no-\])?([a-z-]+).*/--\2/p' | grep -vxE -- '--(config|set|verbose|quiet|help|version)'); do
