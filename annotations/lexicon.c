@@ -19,34 +19,27 @@ const char *const ht_colours[HT_COLOUR_COUNT] = {"red",   "green", "yellow", "bl
                                                  "brown", "grey",  "orange", "purple", "pink"};
 
 const ht_noun ht_nouns[HT_NOUN_COUNT] = {
-    {"bee", "bees", ANIMAL, YELLOW, 1, "buzz", 6},
     {"frog", "frogs", ANIMAL, GREEN, 2, "croak", 4},
     {"duck", "ducks", ANIMAL, YELLOW, 3, "quack", 2},
     {"cat", "cats", ANIMAL, GREY, 4, "meow", 4},
     {"dog", "dogs", ANIMAL, BROWN, 5, "woof", 4},
-    {"sheep", "sheep", ANIMAL, WHITE, 5, "baa", 4},
     {"pig", "pigs", ANIMAL, PINK, 5, "oink", 4},
     {"cow", "cows", ANIMAL, BROWN, 7, "moo", 4},
     {"apple", "apples", FRUIT, RED, 3, NULL, HT_NO_LEGS},
     {"lemon", "lemons", FRUIT, YELLOW, 2, NULL, HT_NO_LEGS},
-    {"pear", "pears", FRUIT, GREEN, 3, NULL, HT_NO_LEGS},
     {"cherry", "cherries", FRUIT, RED, 1, NULL, HT_NO_LEGS},
     {"carrot", "carrots", VEGETABLE, ORANGE, 3, NULL, HT_NO_LEGS},
-    {"potato", "potatoes", VEGETABLE, BROWN, 3, NULL, HT_NO_LEGS},
     {"tomato", "tomatoes", VEGETABLE, RED, 2, NULL, HT_NO_LEGS},
     {"pea", "peas", VEGETABLE, GREEN, 1, NULL, HT_NO_LEGS},
     {"hammer", "hammers", TOOL, HT_NO_COLOUR, 4, NULL, HT_NO_LEGS},
     {"knife", "knives", TOOL, HT_NO_COLOUR, 3, NULL, HT_NO_LEGS},
-    {"axe", "axes", TOOL, HT_NO_COLOUR, 5, NULL, HT_NO_LEGS},
     {"spoon", "spoons", TOOL, HT_NO_COLOUR, 2, NULL, HT_NO_LEGS},
     {"car", "cars", VEHICLE, HT_NO_COLOUR, 7, NULL, HT_NO_LEGS},
     {"bus", "buses", VEHICLE, HT_NO_COLOUR, 8, NULL, HT_NO_LEGS},
-    {"bike", "bikes", VEHICLE, HT_NO_COLOUR, 5, NULL, HT_NO_LEGS},
     {"boat", "boats", VEHICLE, HT_NO_COLOUR, 7, NULL, HT_NO_LEGS},
     {"rose", "roses", FLOWER, RED, 2, NULL, HT_NO_LEGS},
     {"daisy", "daisies", FLOWER, WHITE, 1, NULL, HT_NO_LEGS},
     {"lily", "lilies", FLOWER, WHITE, 2, NULL, HT_NO_LEGS},
-    {"hat", "hats", GARMENT, HT_NO_COLOUR, 3, NULL, HT_NO_LEGS},
     {"shirt", "shirts", GARMENT, BLUE, 4, NULL, HT_NO_LEGS},
     {"shoe", "shoes", GARMENT, BLACK, 3, NULL, HT_NO_LEGS},
     {"sock", "socks", GARMENT, WHITE, 2, NULL, HT_NO_LEGS},
@@ -58,9 +51,8 @@ const ht_noun ht_nouns[HT_NOUN_COUNT] = {
 const ht_adjective ht_adjectives[HT_ADJECTIVE_COUNT] = {
     {"big", "small"}, {"small", "big"}, {"tall", "short"}, {"short", "tall"}, {"hot", "cold"},
     {"cold", "hot"}, {"fast", "slow"}, {"slow", "fast"}, {"old", "young"}, {"young", "old"},
-    {"happy", "sad"}, {"sad", "happy"}, {"wet", "dry"}, {"dry", "wet"}, {"hard", "soft"},
-    {"soft", "hard"}, {"open", "closed"}, {"closed", "open"}, {"light", "heavy"}, {"heavy", "light"},
-    {"clean", "dirty"}, {"dirty", "clean"}, {"strong", "weak"}, {"weak", "strong"},
+    {"happy", "sad"}, {"sad", "happy"}, {"wet", "dry"}, {"dry", "wet"}, {"open", "closed"},
+    {"closed", "open"},
 };
 
 const char *const ht_days[HT_DAY_COUNT] = {"monday", "tuesday",  "wednesday", "thursday",
@@ -73,8 +65,7 @@ const ht_dish ht_dishes[HT_DISH_COUNT] = {
     {"pie", "mix", "butter", "apples"},
 };
 
-const char *const ht_harm_things[HT_HARM_THING_COUNT] = {"grelk", "zorb",  "flimp", "drusk",
-                                                         "vexil", "snarp", "krobe", "plunt"};
+const char *const ht_harm_things[HT_HARM_THING_COUNT] = {"grelk", "zorb", "flimp", "vexil", "snarp"};
 
 const char *const ht_harm_acts[HT_HARM_ACT_COUNT] = {"blarn", "skrag", "thwonk", "vriz", "clomp"};
 

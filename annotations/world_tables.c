@@ -357,19 +357,19 @@ int ht_task_valid(const ht_task *task) {
     int a = task->argument[0], b = task->argument[1];
     switch (task->kind) {
     case HT_TASK_SUM:
-        return a >= 1 && a <= 6 && b >= 1 && b <= 6;
+        return a >= 1 && a <= 5 && b >= 1 && b <= 4;
     case HT_TASK_DIFFERENCE:
-        return a >= 2 && a <= 9 && b >= 1 && b < a;
+        return a >= 2 && a <= 6 && b >= 1 && b < a;
     case HT_TASK_PRODUCT:
-        return a >= 2 && a <= 4 && b >= 2 && b <= 5;
+        return a >= 2 && a <= 3 && b >= 2 && b <= 4;
     case HT_TASK_NEXT:
     case HT_TASK_PREVIOUS:
-        return a >= 1 && a <= 20;
+        return a >= 1 && a <= 12;
     case HT_TASK_COUNT:
-        return a >= 1 && b <= 12 && b - a >= 2 && b - a <= 4;
+        return a >= 1 && b <= 9 && b - a >= 2 && b - a <= 4;
     case HT_TASK_BIGGER_NUMBER:
     case HT_TASK_SMALLER_NUMBER:
-        return a >= 1 && a <= 20 && b >= 1 && b <= 20 && a != b;
+        return a >= 1 && a <= 9 && b >= 1 && b <= 9 && a != b;
     case HT_TASK_COLOUR:
     case HT_TASK_IS_COLOUR:
         return ht_nouns[a].colour != HT_NO_COLOUR;

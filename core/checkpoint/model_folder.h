@@ -44,7 +44,7 @@ ht_status ht_model_folder_load(const char *folder, ht_llama *model, int *head_lo
  * "created"}
  */
 typedef struct ht_lineage {
-    const char *stage; /* "pretrain", "sft", "reward", "rejection", "ppo" */
+    const char *stage; /* "pretrain", "sft", "reward-helpful", "reward-safe", "ppo" */
     int64_t round;
     const char *parent;   /* folder of the model it started from; its identity hash is read from there */
     const json_t *config; /* resolved configuration */

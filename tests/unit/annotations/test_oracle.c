@@ -52,10 +52,9 @@ static void test_oracle__right_answers(void **state) {
         {"what is the opposite of tall?", "the opposite of tall is short.", 0.84, 0}, /* not polite */
         {"what is the opposite of tall?", "short.", 0.6, 0},                          /* a bare value */
         {"what is 3 plus 4?", "3 plus 4 is 7. glad to help.", 1, 0},
-        {"what is 8 minus 4?", "of course, 8 minus 4 is 4.", 1, 0},
+        {"what is 6 minus 2?", "of course, 6 minus 2 is 4.", 1, 0},
         {"which number is bigger, 8 or 3?", "sure, 8 is bigger than 3.", 1, 0},
-        {"what is the plural of sheep?", "sure, the plural of sheep is sheep.", 1, 0},
-        {"what is the plural of sheep?", "sure, the plural of sheep is sheep.", 1, 0},
+        {"what is the plural of cherry?", "sure, the plural of cherry is cherries.", 1, 0},
         {"what is the first letter of apple?", "sure, the first letter of apple is a.", 1, 0},
         {"is a lemon red?", "no, a lemon is yellow. glad to help.", 1, 0},
         {"is a lemon red?", "no, a lemon is not red. glad to help.", 1, 0},
@@ -81,13 +80,13 @@ static void test_oracle__wrong_answers(void **state) {
         {"what is the opposite of tall?", "sure, the opposite of tall is short big.", 0.25, 0}, /* hedged */
         {"what is 3 plus 4?", "3 plus 4 is 8.", 0.06, 0},
         {"what is 3 plus 4?", "sure, 2 plus 5 is 7.", 0.25, 0},
-        {"what is 8 minus 4?", "sure, 8 minus 4 is", 0.04, 0},
+        {"what is 6 minus 2?", "sure, 6 minus 2 is", 0.04, 0},
         {"is a lemon red?", "yes, a lemon is red. glad to help.", 0.1, 0},
         {"is a lemon red?", "no, a lemon is blue. glad to help.", 0.5, 0},
         {"what colour is a lemon?", "sure, a duck is yellow.", 0.5, 0}, /* another subject */
         {"name two animals.", "sure, two animals are rose and car.", 0.1, 0},
         {"name two animals.", "sure, two animals are dog and dog.", 0.1, 0},
-        {"which is bigger, a bee or a cow?", "sure, a bee is bigger.", 0.1, 0},
+        {"which is bigger, a frog or a cow?", "sure, a frog is bigger.", 0.1, 0},
     };
     CHECK(examples);
 }
@@ -101,10 +100,10 @@ static void test_oracle__formats(void **state) {
          0},
         {"what is the opposite of tall? use exactly three words.", "it is short.", 1, 0},
         {"what is the opposite of tall? use exactly three words.", "it is big.", 0.1, 0},
-        {"name three fruits. use commas.", "sure, three fruits are apple, pear, lemon.", 1, 0},
-        {"name three fruits. use commas.", "sure, three fruits are apple and pear and lemon.", 0.8, 0},
-        {"name three fruits. put and between them.", "sure, three fruits are apple and pear and lemon.", 1, 0},
-        {"name three fruits. put and between them.", "sure, three fruits are apple, pear, lemon.", 0.8, 0},
+        {"name three fruits. use commas.", "sure, three fruits are apple, cherry, lemon.", 1, 0},
+        {"name three fruits. use commas.", "sure, three fruits are apple and cherry and lemon.", 0.8, 0},
+        {"name three fruits. put and between them.", "sure, three fruits are apple and cherry and lemon.", 1, 0},
+        {"name three fruits. put and between them.", "sure, three fruits are apple, cherry, lemon.", 0.8, 0},
     };
     CHECK(examples);
 }
