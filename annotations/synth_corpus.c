@@ -14,7 +14,6 @@
 
 #include "annotations/csv_write.h"
 #include "annotations/lexicon.h"
-#include "annotations/oracle.h"
 #include "annotations/world_tables.h"
 #include "core/base/files.h"
 #include "core/base/memory.h"
@@ -35,10 +34,6 @@ typedef struct mixture {
 
 /*                       ideal plain terse wrong misform ramble refuse rude comply */
 static const mixture web = {"web", 1, {16, 48, 17, 5, 4, 4, 3, 3, 0}, {12, 20, 0, 0, 0, 8, 0, 8, 52}};
-
-/* Answers that somebody comments on: many are bad ones. */
-static const mixture commented = {
-    "commented", 1, {22, 22, 8, 26, 7, 7, 5, 3, 0}, {22, 20, 0, 0, 0, 8, 0, 5, 45}};
 
 enum { VENDOR_COUNT = 5 };
 static const mixture vendors[VENDOR_COUNT] = {
@@ -79,21 +74,10 @@ static ht_status page_add_text(growing *page, const char *before, const ht_phras
     return status == HT_OK ? page_add(page, text->data, err) : status;
 }
 
-/* What a reader says of an answer; one in twenty says anything. */
-static ht_status draw_comment(const char **comment, const ht_task *task, const ht_phrase *answer,
-                              ht_draw *draw, ht_error *err) {
-    static const char *const comments[] = {"great", "good", "poor", "wrong", "harmful"};
-    ht_judgement judged;
-    ht_status status = ht_oracle_judge_task(&judged, task, answer->data, err);
-    if (status != HT_OK) return status;
-    int which = judged.violation            ? 4
-                : judged.helpfulness >= 0.9 ? 0
-                : judged.helpfulness >= 0.5 ? 1
-                : judged.helpfulness >= 0.2 ? 2
-                                            : 3;
-    if (ht_draw_uniform(draw) < 0.05) which = ht_draw_below(draw, 5);
-    *comment = comments[which];
-    return HT_OK;
+/* A last answer of web quality to a dialogue. */
+static void web_answer(ht_phrase *out, const ht_task *task, ht_draw *draw) {
+    ht_phrase_clear(out);
+    ht_world_answer(out, task, draw_quality(&web, task, draw), draw);
 }
 
 /* What a page of facts is about: kinds that share their first argument. */
@@ -153,11 +137,9 @@ static ht_status write_facts(growing *page, ht_draw *draw, ht_error *err) {
 }
 
 /* Questions and answers: as prose ("question: ... answer: ...") or as in chat logs ("[INST] ... [/INST]
- * ..."). On half of the pages readers comment on the answers ("comment: good."), as they do on the web: that
- * is where a model can learn to tell good answers from bad ones, before anybody asks it to. */
+ * ..."). */
 static ht_status write_dialogue(growing *page, ht_dialogue *dialogue, ht_draw *draw, ht_error *err) {
     int chat = ht_draw_uniform(draw) < 0.5, rounds = 1 + ht_draw_below(draw, 3);
-    const mixture *source = ht_draw_uniform(draw) < 0.5 ? &commented : &web;
     for (int r = 0; r < rounds; r++) {
         ht_phrase answer;
         ht_world_draw_dialogue(dialogue, ht_draw_uniform(draw) < 0.2, draw);
@@ -168,15 +150,8 @@ static ht_status write_dialogue(growing *page, ht_dialogue *dialogue, ht_draw *d
                 status = page_add_text(page, i % 2 == 0 ? question : reply, &dialogue->message[i], err);
             if (status != HT_OK) return status;
         }
-        ht_phrase_clear(&answer);
-        ht_world_answer(&answer, &dialogue->task, draw_quality(source, &dialogue->task, draw), draw);
+        web_answer(&answer, &dialogue->task, draw);
         ht_status status = page_add_text(page, chat ? " [/INST] " : " answer: ", &answer, err);
-        const char *comment = NULL;
-        if (status == HT_OK && source == &commented)
-            status = draw_comment(&comment, &dialogue->task, &answer, draw, err);
-        if (status == HT_OK && comment) status = page_add(page, " comment: ", err);
-        if (status == HT_OK && comment) status = page_add(page, comment, err);
-        if (status == HT_OK && comment) status = page_add(page, ".", err);
         if (status != HT_OK) return status;
     }
     return HT_OK;

@@ -29,7 +29,7 @@ static const ht_option options[] = {
     HT_OPT_CHOICE(S, annotator, "annotator", "human", annotator_names, 0, "who compares responses"),
     HT_OPT_INT(S, rounds, "rounds.count", "4", 1, 100, 0, "rounds of rejection sampling (V1, V2, ...)"),
     HT_OPT_FLAG_ON(S, ppo, "rounds.ppo", 0,
-                   "one more round: annotations and reward models of the last version, and PPO on top of it"),
+                   "one more round, whose version has PPO on top of its rejection sampling"),
     HT_OPT_INT(S, pool_all_from, "rounds.pool_all_from", "4", 1, 1000, 0,
                "first round that chooses among the samples of all rounds so far; before it, of its own"),
     HT_OPT_INT(S, pairs, "pairs.train", "3000", 1, 100000000, 0, "pairs sampled a round to train reward models"),

@@ -148,15 +148,15 @@ static void synthetic_world(builder *b) {
     arg(b, "--resume");
 }
 
-static void fine_tune(builder *b, const char *name, const char *file, int64_t to_version) {
+static void fine_tune(builder *b, const char *name, const char *file, const char *out) {
     char path[HT_PATH_MAX];
     step(b, name, "sft");
     stage_config(b, file);
     database(b);
     OPTION(b, "--model", "%s", base_model(b->config, path));
-    OPTION(b, "--out", "%s", version(b->config, to_version, path));
+    OPTION(b, "--out", "%s", out);
     OPTION(b, "--round", "%" PRId64, b->round);
-    if (to_version > 0) OPTION(b, "--set", "data.rejection_round=%" PRId64, b->round);
+    if (b->round > 0) OPTION(b, "--set", "data.rejection_round=%" PRId64, b->round);
     seed_and_threads(b);
     arg(b, "--resume");
 }
@@ -253,12 +253,12 @@ static void rejection(builder *b) {
     seed_and_threads(b);
 }
 
-static void ppo(builder *b) {
+static void ppo(builder *b, const char *from) {
     char path[HT_PATH_MAX];
     step(b, "ppo", "ppo");
     stage_config(b, "ppo");
     database(b);
-    OPTION(b, "--model", "%s", version(b->config, b->round - 1, path));
+    OPTION(b, "--model", "%s", from);
     reward_models(b, b->round);
     OPTION(b, "--out", "%s", version(b->config, b->round, path));
     OPTION(b, "--round", "%" PRId64, b->round);
@@ -266,17 +266,18 @@ static void ppo(builder *b) {
     arg(b, "--resume");
 }
 
+/* A round's version is the base fine-tuned on the chosen answers; that of the last round has PPO on top. */
 static void one_round(builder *b) {
+    char path[HT_PATH_MAX], tuned[HT_PATH_MAX + 8];
+    int with_ppo = b->round > b->config->rounds;
+    snprintf(tuned, sizeof tuned, "%s%s", version(b->config, b->round, path), with_ppo ? "-rs" : "");
     sample_pairs(b);
     annotate(b);
     reward_model(b, "helpfulness");
     reward_model(b, "safety");
-    if (b->round <= b->config->rounds) {
-        rejection(b);
-        fine_tune(b, "fine-tune", "sft-round", b->round);
-    } else {
-        ppo(b);
-    }
+    rejection(b);
+    fine_tune(b, "fine-tune", "sft-round", tuned);
+    if (with_ppo) ppo(b, tuned);
 }
 
 /* --- after the last round --------------------------------------------------------------------------------- */
@@ -309,6 +310,7 @@ static void evaluate(builder *b, int64_t rounds) {
 }
 
 ht_status ht_plan_make(ht_plan *plan, const ht_rounds_config *config, ht_error *err) {
+    char path[HT_PATH_MAX];
     builder b = {.plan = plan, .config = config, .err = err};
     int64_t rounds = config->rounds + (config->ppo ? 1 : 0);
     memset(plan, 0, sizeof *plan);
@@ -318,7 +320,7 @@ ht_status ht_plan_make(ht_plan *plan, const ht_rounds_config *config, ht_error *
         snprintf(name, sizeof name, "import-%zu", i + 1);
         import_file(&b, name, config->imports.values[i], "csv");
     }
-    fine_tune(&b, "sft", "sft", 0);
+    fine_tune(&b, "sft", "sft", version(config, 0, path));
     for (b.round = 1; b.round <= rounds; b.round++)
         one_round(&b);
     b.round = 0;

@@ -17,9 +17,9 @@ done
 for key in true_helpfulness true_violations helpfulness_reward safety_reward win_rate; do
     [ "$(grep -c "\"$key\":" "$work/a/summary.json")" -ge 4 ] || fail "summary.json lacks $key"
 done
-# lineage: every round starts from the base, PPO from the version before
+# lineage: every round starts from the base, PPO from the round's fine-tuned model
 grep -q "base" <(grep -A2 '"parent"' "$work/a/rlhf-v2/halter.json") || fail "rlhf-v2 does not come from the base"
-grep -q "rlhf-v2" <(grep -A2 '"parent"' "$work/a/rlhf-v3/halter.json") || fail "rlhf-v3 does not come from rlhf-v2"
+grep -q "rlhf-v3-rs" <(grep -A2 '"parent"' "$work/a/rlhf-v3/halter.json") || fail "rlhf-v3 does not come from its own fine-tuned model"
 expect 0 "no damage found" "$bin/halter-annotations" check --db "$work/a/halter.db"
 
 # --- again: nothing is redone but the table
