@@ -38,7 +38,7 @@ test: build
 	@bash tools/run-tests.sh $(BUILD)
 
 demo: build
-	@$(BUILD)/bin/halter-rounds --config configs/tiny/demo.yaml --run runs/demo --seed $(SEED)
+	@$(BUILD)/bin/halter-rounds --config configs/tiny/demo.yaml --run runs/demo --seed $(SEED) --restart
 
 rounds: build
 	@$(ROUNDS)
