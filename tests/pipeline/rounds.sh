@@ -38,7 +38,8 @@ for _ in $(seq 4000); do
 done
 kill -KILL $pid 2> /dev/null
 wait $pid 2> /dev/null
-while pgrep -f -- "--out $work/b/" > /dev/null; do sleep 0.05; done # the step it had started ends by itself
+# the step it had started ends by itself ([b]: so that grep does not find its own command line)
+while grep -qsz -- "$work/[b]/" /proc/[0-9]*/cmdline; do sleep 0.05; done
 expect 0 "rlhf-v3" "${rounds[@]}" "$work/b"
 for version in base sft rlhf-v1 rlhf-v2 rlhf-v3; do
     cmp "$work/a/$version/model.safetensors" "$work/b/$version/model.safetensors" || fail "$version differs after a kill"
