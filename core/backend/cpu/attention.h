@@ -24,6 +24,13 @@ static inline const float *ht_source_row(const ht_row_source *source, int64_t po
     return source->base + (block * source->block_size + position % source->block_size) * source->stride;
 }
 
+/* How many of the `n` rows from a position on lie one stride apart. */
+static inline int64_t ht_source_run(const ht_row_source *source, int64_t position, int64_t n) {
+    if (!source->blocks) return n;
+    int64_t left = source->block_size - position % source->block_size;
+    return left < n ? left : n;
+}
+
 /* tile[d][j] = row (first + j)[d] for j < n, zero up to the padded n; one tile row is HT_TILE_KEYS floats. */
 void ht_load_transposed(float *tile, const ht_row_source *source, int64_t first, int64_t n, int64_t width);
 

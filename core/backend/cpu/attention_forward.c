@@ -92,28 +92,39 @@ static void softmax_row(block *b, int64_t row, int64_t first, int64_t n) {
     }
 }
 
+/* Scores of all the block's rows for the tile's key j. */
+static void score_key(block *b, const float *key, int64_t j) {
+    for (int64_t i = 0; i < b->rows; i++) {
+        const float *q = b->q + i * b->width;
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t d = 0; d < b->width; d++)
+            dot += q[d] * key[d];
+        b->scores[i * HT_TILE_KEYS + j] = dot;
+    }
+}
+
+static void add_value(block *b, const float *value, int64_t j) {
+    for (int64_t i = 0; i < b->rows; i++) {
+        float weight = b->scores[i * HT_TILE_KEYS + j], *o = b->out + i * b->padded;
+        for (int64_t d = 0; d < b->width; d++)
+            o[d] += weight * value[d];
+    }
+}
+
 /* Few rows: products row by row, without transposing keys that are read once. */
 static void tile_few(block *b, const ht_row_source *keys, const ht_row_source *values, int64_t first, int64_t n) {
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = 0; j < n;) {
         const float *key = ht_source_row(keys, first + j);
-        for (int64_t i = 0; i < b->rows; i++) {
-            const float *q = b->q + i * b->width;
-            float dot = 0;
-#pragma omp simd reduction(+ : dot)
-            for (int64_t d = 0; d < b->width; d++)
-                dot += q[d] * key[d];
-            b->scores[i * HT_TILE_KEYS + j] = dot;
-        }
+        for (int64_t run = ht_source_run(keys, first + j, n - j); run > 0; run--, j++, key += keys->stride)
+            score_key(b, key, j);
     }
     for (int64_t i = 0; i < b->rows; i++)
         softmax_row(b, i, first, n);
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t j = 0; j < n;) {
         const float *value = ht_source_row(values, first + j);
-        for (int64_t i = 0; i < b->rows; i++) {
-            float weight = b->scores[i * HT_TILE_KEYS + j], *o = b->out + i * b->padded;
-            for (int64_t d = 0; d < b->width; d++)
-                o[d] += weight * value[d];
-        }
+        for (int64_t run = ht_source_run(values, first + j, n - j); run > 0; run--, j++, value += values->stride)
+            add_value(b, value, j);
     }
 }
 
