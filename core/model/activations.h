@@ -58,6 +58,9 @@ ht_status ht_activations_load(ht_activations *a, const ht_llama *model, const in
 /* Zeroes dhidden when no head has written it yet in this pass. */
 ht_status ht_activations_need_gradient(ht_activations *a, const ht_llama *model, ht_error *err);
 
+/* The output matrix of weights or gradients: lm_head, the tied embedding, or the scalar head. */
+ht_tensor ht_llama_output(const ht_llama *model, const ht_params *params);
+
 /* Decoding: where attention reads its past. */
 typedef struct ht_decode_context {
     ht_kv_cache *cache;

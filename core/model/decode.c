@@ -66,8 +66,7 @@ static ht_status check_batch(const ht_llama *model, const ht_kv_cache *cache, co
 ht_status ht_llama_decode(const ht_llama *model, ht_activations *a, ht_kv_cache *cache, const ht_decode_batch *batch,
                           ht_tensor *logits, ht_error *err) {
     ht_status status = HT_OK;
-    int64_t index = ht_layout_output(&model->layout);
-    ht_tensor w = ht_params_tensor(&model->weights, index >= 0 ? index : ht_layout_embedding(&model->layout));
+    ht_tensor w = ht_llama_output(model, &model->weights);
     if (model->config.head != HT_HEAD_LM) return ht_fail(err, HT_ERR_USAGE, "decode: the model has a scalar head");
     HT_TRY(check_batch(model, cache, batch, err));
     HT_TRY(ht_activations_load(a, model, batch->tokens, batch->seq_start, batch->past, batch->sequences, err));

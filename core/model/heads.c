@@ -7,8 +7,7 @@
 
 #include "core/model/activations.h"
 
-/* The output matrix: lm_head, the tied embedding, or the scalar head. */
-static ht_tensor output_of(const ht_llama *model, const ht_params *params) {
+ht_tensor ht_llama_output(const ht_llama *model, const ht_params *params) {
     int64_t index = ht_layout_output(&model->layout);
     return ht_params_tensor(params, index >= 0 ? index : ht_layout_embedding(&model->layout));
 }
@@ -31,7 +30,7 @@ done:
 /* From a->logits holding d loss / d logits: the head's gradient, and the hidden states'. */
 static ht_status head_backward(const ht_llama *model, ht_activations *a, ht_params *grads, ht_error *err) {
     ht_status status = HT_OK;
-    ht_tensor w = output_of(model, &model->weights), dw = output_of(model, grads);
+    ht_tensor w = ht_llama_output(model, &model->weights), dw = ht_llama_output(model, grads);
     HT_TRY(ht_activations_need_gradient(a, model, err));
     HT_TRY(ht_matmul_backward_weight(model->be, &dw, &a->logits, &a->head_rows, err));
     HT_TRY(ht_matmul_backward_data(model->be, &a->dhead_rows, &a->logits, &w, HT_OVERWRITE, err));
@@ -77,7 +76,7 @@ static ht_status lm_chunk(const ht_llama *model, ht_activations *a, const ht_lm_
     ht_status status = HT_OK;
     int with_loss = rows->loss && rows->loss->kind != HT_TOKEN_LOSS_NONE;
     ht_token_loss loss = with_loss ? *rows->loss : (ht_token_loss){.kind = HT_TOKEN_LOSS_NONE};
-    ht_tensor w = output_of(model, &model->weights);
+    ht_tensor w = ht_llama_output(model, &model->weights);
     float *host = a->row_floats_host;
     HT_TRY(gather(model, a, rows->rows + first, count, err));
     HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, HT_OVERWRITE, err));
@@ -125,7 +124,7 @@ static ht_status need_scalar_head(const ht_llama *model, ht_error *err) {
 ht_status ht_scalar_forward(const ht_llama *model, ht_activations *a, const int32_t *rows, int64_t count,
                             float *values, ht_error *err) {
     ht_status status = need_scalar_head(model, err);
-    ht_tensor w = output_of(model, &model->weights);
+    ht_tensor w = ht_llama_output(model, &model->weights);
     for (int64_t first = 0; first < count && status == HT_OK; first += HT_LOGIT_ROWS) {
         int64_t n = count - first < HT_LOGIT_ROWS ? count - first : HT_LOGIT_ROWS;
         HT_TRY(gather(model, a, rows + first, n, err));
