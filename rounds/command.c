@@ -85,13 +85,15 @@ done:
     return status;
 }
 
-static void print_plan(const ht_plan *plan) {
-    for (size_t i = 0; i < plan->count; i++) {
-        const ht_step *step = &plan->steps[i];
-        for (char **arg = step->argv; *arg; arg++)
-            printf("%s%s", arg == step->argv ? "" : " ", *arg);
-        printf("%s%s\n", step->stdout_to ? " > " : "", step->stdout_to ? step->stdout_to : "");
+static ht_status print_plan(const ht_plan *plan, ht_error *err) {
+    ht_status status = HT_OK;
+    for (size_t i = 0; i < plan->count && status == HT_OK; i++) {
+        char *line = NULL;
+        status = ht_step_command_line(&plan->steps[i], &line, err);
+        if (status == HT_OK) puts(line);
+        free(line);
     }
+    return status;
 }
 
 static ht_status run_rounds(void *values, const ht_invocation *invocation, ht_error *err) {
@@ -104,7 +106,7 @@ static ht_status run_rounds(void *values, const ht_invocation *invocation, ht_er
     HT_TRY(program_folder(programs, err));
     HT_TRY(ht_plan_make(&plan, config, err));
     if (config->dry_run) {
-        print_plan(&plan);
+        HT_TRY(print_plan(&plan, err));
     } else {
         HT_TRY(open_run(config, invocation, err));
         HT_TRY(ht_plan_run(&plan, config, programs, err));

@@ -42,6 +42,9 @@ typedef struct ht_plan {
     size_t count, capacity;
 } ht_plan;
 
+/* *out = the step's command line as one would type it, arguments with other than plain characters in single quotes; free(). */
+ht_status ht_step_command_line(const ht_step *step, char **out, ht_error *err);
+
 /* Every step of a run in order. The table of versions is the last one. */
 ht_status ht_plan_make(ht_plan *plan, const ht_rounds_config *config, ht_error *err);
 void ht_plan_free(ht_plan *plan);

@@ -19,8 +19,7 @@
 
 extern char **environ;
 
-/* The command line as one would type it: arguments with other than plain characters in single quotes. */
-static ht_status command_line(const ht_step *step, char **out, ht_error *err) {
+ht_status ht_step_command_line(const ht_step *step, char **out, ht_error *err) {
     ht_status status = HT_OK;
     char *line = NULL;
     size_t size = 0;
@@ -89,7 +88,7 @@ static ht_status run_step(const ht_step *step, const char *programs, const char 
     char program[HT_PATH_MAX], *line = NULL, *temporary = NULL;
     int exit_code = 0;
     HT_TRY(ht_path_join(program, programs, step->argv[0], err));
-    HT_TRY(command_line(step, &line, err));
+    HT_TRY(ht_step_command_line(step, &line, err));
     if (output) HT_TRY(ht_format(&temporary, err, "%s.tmp", output));
     ht_info("  $ %s", line);
     HT_TRY(run_child(step, program, temporary, &exit_code, err));
