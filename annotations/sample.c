@@ -64,7 +64,7 @@ static const ht_option options[] = {
         S, cache_tokens, "cache_tokens", "0", 0, 1e12, 0,
         "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, chunk, "chunk", "1024", 1, 1 << 20, 0, "responses sampled and kept at once"),
-    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_train_dtype_names, 0, "type of weights and activations"),
+    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
     HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),
@@ -125,7 +125,7 @@ static ht_status draw_side(session *s, int side, int64_t attempt, ht_policy *pol
     list.max_positions = shape.max_positions;
     HT_TRY(ht_draws_find(&list, s->store, &missing, err));
     if (missing && !policy->engine)
-        HT_TRY(ht_policy_open(policy, s->be, s->sources[side].folder, (ht_dtype)c->dtype, &limits, err));
+        HT_TRY(ht_policy_open(policy, s->be, s->sources[side].folder, ht_backend_dtype(s->be), &limits, err));
     if (missing) HT_TRY(ht_draws_sample(&list, s->store, policy, err));
     for (size_t i = 0, d = 0; i < s->prompts.count; i++)
         if (s->pairs[i].state != HT_PAIR_FINE) s->pairs[i].response[side] = list.draws[d++].response_id;
@@ -297,6 +297,7 @@ static ht_status run(void *values, const ht_invocation *invocation, ht_error *er
     HT_TRY(ht_file_create(&s.writer, c->out, err));
     HT_TRY(open_sources(&s, err));
     HT_TRY(ht_backend_open(&s.be, (ht_backend_kind)c->backend, (int)c->threads, err));
+    HT_TRY(ht_backend_choose_dtype(s.be, (ht_dtype_choice)c->dtype, err));
     ht_pair_write_header(s.writer.stream);
     HT_TRY(sample_split(&s, HT_SPLIT_TRAIN, c->prompts, err));
     HT_TRY(sample_split(&s, HT_SPLIT_TEST, c->test_prompts, err));

@@ -105,9 +105,11 @@ ht_status work_open(work *w, ht_backend *be, const char *size, const char *name,
     w->be = be;
     ht_arena_init(&w->arena, 0);
     ht_backend_arena(be, &w->arena);
-    if (strcmp(dtype, "fp32") != 0) return ht_fail(err, HT_ERR_USAGE, "no dtype \"%s\": fp32", dtype);
+    int is_bf16 = strcmp(dtype, "bf16") == 0;
+    if (!is_bf16 && strcmp(dtype, "fp32") != 0)
+        return ht_fail(err, HT_ERR_USAGE, "no dtype \"%s\": fp32, bf16", dtype);
     HT_TRY(config_of(size, &config, err));
-    HT_TRY(ht_llama_init(&w->model, be, &w->arena, &config, HT_F32, err));
+    HT_TRY(ht_llama_init(&w->model, be, &w->arena, &config, is_bf16 ? HT_BF16 : HT_F32, err));
     HT_TRY(ht_llama_randomize(&w->model, 1, err));
     w->trains = strcmp(name, "sft") == 0;
     if (strncmp(name, "generate-", 9) == 0) w->parallel = atoi(name + 9);

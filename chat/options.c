@@ -6,7 +6,6 @@
 
 /* In the order of ht_template and of ht_dtype. */
 static const char *const template_names[] = {"llama2", "none", NULL};
-static const char *const dtype_names[] = {"f32", "bf16", NULL};
 
 static const ht_option options[] = {
     HT_OPT_PATH(ht_chat_config, model, "model", NULL, HT_OPTION_REQUIRED, "model folder"),
@@ -33,7 +32,7 @@ static const ht_option options[] = {
     HT_OPT_FLAG(ht_chat_config, ignore_eos, "ignore_eos", 0, "go on after the end-of-sequence token"),
     HT_OPT_INT(ht_chat_config, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
     HT_OPT_INT(ht_chat_config, batch, "batch", "16", 1, 256, 0, "prompts of --input answered at once"),
-    HT_OPT_CHOICE(ht_chat_config, dtype, "dtype", "f32", dtype_names, 0, "type of weights and activations"),
+    HT_OPT_CHOICE(ht_chat_config, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),
     HT_OPT_CHOICE(ht_chat_config, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
     HT_OPT_INT(ht_chat_config, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),

@@ -44,6 +44,7 @@ ht_status ht_evaluator_open(ht_evaluator *e, const ht_evaluate_config *config, c
     *e = (ht_evaluator){.config = config, .invocation = invocation, .judges = json_object()};
     HT_TRY(ht_store_open(&e->store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_backend_open(&e->be, (ht_backend_kind)config->backend, (int)config->threads, err));
+    HT_TRY(ht_backend_choose_dtype(e->be, (ht_dtype_choice)config->dtype, err));
     HT_TRY(add_judge(e, config->helpful, "helpful", &e->helpful_id, err));
     HT_TRY(add_judge(e, config->safe, "safe", &e->safe_id, err));
     if (e->helpful_id == e->safe_id) ht_warn("--helpful and --safe are the same model");
@@ -127,9 +128,9 @@ done:
 /* --- settings --------------------------------------------------------------------------------------------- */
 
 /* What two evaluations must share for their responses to be compared. */
-static ht_status make_settings(json_t **settings, const ht_evaluate_config *config, const chosen_prompts *p,
-                               ht_error *err) {
+static ht_status make_settings(json_t **settings, const ht_evaluator *e, const chosen_prompts *p, ht_error *err) {
     ht_status status = HT_OK;
+    const ht_evaluate_config *config = e->config;
     int64_t *dialogs = NULL;
     char hash[HT_HASH_LEN];
     HT_TRY(ht_calloc(&dialogs, (size_t)p->count, sizeof *dialogs, err));
@@ -139,7 +140,7 @@ static ht_status make_settings(json_t **settings, const ht_evaluate_config *conf
     *settings = json_pack("{s:s, s:I, s:s, s:f, s:f, s:I, s:I, s:s}", "split", ht_split_text((ht_split)config->split),
                           "prompts", (json_int_t)p->count, "dialogs_hash", hash, "temperature", config->temperature,
                           "top_p", config->top_p, "max_new_tokens", (json_int_t)config->max_new_tokens, "seed",
-                          (json_int_t)config->seed, "dtype", ht_train_dtype_names[config->dtype]);
+                          (json_int_t)config->seed, "dtype", ht_dtype_torch_name(ht_backend_dtype(e->be)));
     if (!*settings) status = ht_fail(err, HT_ERR_NOMEM, "no memory for an evaluation's settings");
 done:
     free(dialogs);
@@ -275,7 +276,7 @@ static ht_status sample(const ht_evaluation *evaluation, const ht_evaluator *e, 
     s.most = places * PROMPTS_A_PLACE;
     HT_TRY(ht_calloc(&s.requests, (size_t)s.most, sizeof *s.requests, err));
     HT_TRY(ht_calloc(&s.completions, (size_t)s.most, sizeof *s.completions, err));
-    HT_TRY(ht_policy_open(&s.policy, e->be, evaluation->folder, (ht_dtype)e->config->dtype, &limits, err));
+    HT_TRY(ht_policy_open(&s.policy, e->be, evaluation->folder, ht_backend_dtype(e->be), &limits, err));
     HT_TRY(sample_all(&s, err));
 done:
     ht_policy_free(&s.policy);
@@ -320,7 +321,6 @@ static ht_status score(const ht_evaluation *evaluation, const ht_evaluator *e, c
                                 .be = e->be,
                                 .folder = folder,
                                 .model_id = model_id,
-                                .dtype = (ht_dtype)e->config->dtype,
                                 .filter = {.run_id = evaluation->run_id},
                                 .label = label};
     snprintf(label, sizeof label, "score by %.100s", folder);
@@ -375,7 +375,7 @@ ht_status ht_evaluation_make(ht_evaluation *evaluation, ht_evaluator *e, const c
     *evaluation = (ht_evaluation){.folder = folder};
     HT_TRY(load_prompts(&prompts, e, folder, err));
     HT_TRY(identify(evaluation, e, err));
-    HT_TRY(make_settings(&evaluation->settings, e->config, &prompts, err));
+    HT_TRY(make_settings(&evaluation->settings, e, &prompts, err));
     if (reuse == HT_REUSE_SAME_SETTINGS) HT_TRY(find_run(&evaluation->run_id, evaluation, e, prompts.count, err));
     if (!evaluation->run_id) HT_TRY(begin_run(evaluation, e, err));
     status = fill(evaluation, e, &prompts, err);

@@ -139,8 +139,9 @@ static ht_status open_model(perplexity_session *s, const ht_perplexity_config *c
     *pass_tokens = config->pass_tokens > *seq_len ? config->pass_tokens : *seq_len;
     HT_TRY(ht_model_folder_open_tokenizer(config->model, &shape, &s->tokenizer, err));
     HT_TRY(ht_backend_open(&s->be, (ht_backend_kind)config->backend, (int)config->threads, err));
+    HT_TRY(ht_backend_choose_dtype(s->be, (ht_dtype_choice)config->dtype, err));
     ht_backend_arena(s->be, &s->arena);
-    HT_TRY(ht_llama_init(&s->model, s->be, &s->arena, &shape, (ht_dtype)config->dtype, err));
+    HT_TRY(ht_llama_init(&s->model, s->be, &s->arena, &shape, ht_backend_dtype(s->be), err));
     HT_TRY(ht_activations_init(&s->acts, &s->model, &s->arena, HT_KEEP_NOTHING, *pass_tokens, *pass_tokens / 2, err));
     HT_TRY(ht_model_folder_load(config->model, &s->model, &head_loaded, err));
     ht_arena_seal(&s->arena);

@@ -58,7 +58,7 @@ static ht_status open_models(ht_ppo_models *m, ht_train_setup *setup, const ht_p
     ht_status status = HT_OK;
     const ht_train_config *train = &config->train;
     ht_keep keep = train->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL;
-    ht_model_request request = {.folder = config->model, .head = HT_HEAD_LM, .dtype = (ht_dtype)train->dtype,
+    ht_model_request request = {.folder = config->model, .head = HT_HEAD_LM, .dtype = ht_backend_dtype(setup->be),
                                 .seed = train->seed};
     HT_TRY(ht_train_load_model(setup, &request, &m->policy, err));
     HT_TRY(ht_train_load_model(setup, &request, &m->reference, err));

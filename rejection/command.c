@@ -61,7 +61,7 @@ static const ht_option options[] = {
     HT_OPT_FLOAT(S, min_reward, "choose.min_reward", "-1e30", -1e30, 1e30, 0,
                  "prompts whose best reward is below it give no choice; -1e30: none is"),
     HT_OPT_FLAG(S, report_only, "report_only", 0, "sample, score and report, but keep no choice"),
-    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_train_dtype_names, 0, "type of weights and activations"),
+    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
     HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),
@@ -208,7 +208,7 @@ static ht_status sample(session *s, ht_error *err) {
     ht_policy policy = {0};
     ht_engine_limits limits = engine_limits(s->config);
     if (!s->missing) return HT_OK;
-    HT_TRY(ht_policy_open(&policy, s->work.be, s->config->model, (ht_dtype)s->config->dtype, &limits, err));
+    HT_TRY(ht_policy_open(&policy, s->work.be, s->config->model, ht_backend_dtype(s->work.be), &limits, err));
     HT_TRY(ht_draws_sample(&s->work.draws, s->work.store, &policy, err));
 done:
     ht_policy_free(&policy);
@@ -288,7 +288,7 @@ static ht_status plan_memory(const session *s, const ht_llama_config *shape, siz
     ht_engine_limits limits = engine_limits(c);
     int64_t sequences = ht_scorer_sequences(c->score_tokens);
     ht_arena_init(&arena, 1);
-    HT_TRY(ht_llama_init(&model, s->work.be, &arena, shape, (ht_dtype)c->dtype, err));
+    HT_TRY(ht_llama_init(&model, s->work.be, &arena, shape, ht_backend_dtype(s->work.be), err));
     if (shape->head == HT_HEAD_LM)
         HT_TRY(ht_engine_init(&engine, &model, &arena, &limits, err));
     else
@@ -352,6 +352,7 @@ static ht_status run_rejection(void *values, const ht_invocation *invocation, ht
     HT_TRY(ht_store_open(&s.work.store, c->db, HT_STORE_EXISTING, err));
     HT_TRY(read_prompts(&s, err));
     HT_TRY(ht_backend_open(&s.work.be, (ht_backend_kind)c->backend, (int)c->threads, err));
+    HT_TRY(ht_backend_choose_dtype(s.work.be, (ht_dtype_choice)c->dtype, err));
     status = c->dry_run ? print_plan(&s, shapes, err) : work_in_database(&s, invocation, err);
 done:
     json_decref(s.report);

@@ -61,7 +61,6 @@ ht_status ht_rejection_score(const ht_rejection *r, const ht_rejection_scorer *w
                                 .be = r->be,
                                 .folder = which->folder,
                                 .model_id = which->model_id,
-                                .dtype = (ht_dtype)r->config->dtype,
                                 .pass_tokens = r->config->score_tokens,
                                 .filter = ht_rejection_filter(r),
                                 .counts = counts,

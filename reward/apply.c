@@ -69,12 +69,10 @@ static ht_status apply_to_store(const ht_reward_apply_config *config, ht_error *
     const ht_reward_place *place = &config->place;
     ht_llama_config shape;
     ht_scoring_result result;
-    ht_scoring scoring = {.folder = place->model,
-                          .dtype = (ht_dtype)place->dtype,
-                          .pass_tokens = place->pass_tokens,
-                          .label = "apply"};
+    ht_scoring scoring = {.folder = place->model, .pass_tokens = place->pass_tokens, .label = "apply"};
     HT_TRY(ht_store_open(&scoring.store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_backend_open(&scoring.be, (ht_backend_kind)place->backend, (int)place->threads, err));
+    HT_TRY(ht_backend_choose_dtype(scoring.be, (ht_dtype_choice)place->dtype, err));
     HT_TRY(ht_model_folder_config_of(place->model, HT_HEAD_SCALAR, &shape, err)); /* before it becomes a row */
     HT_TRY(ht_train_register_model(scoring.store, place->model, &scoring.model_id, err));
     HT_TRY(response_filter(scoring.store, config, &scoring.filter, err));

@@ -9,7 +9,8 @@ ht_status ht_reward_judge_open(ht_reward_judge *judge, const ht_reward_place *pl
     ht_status status = HT_OK;
     memset(judge, 0, sizeof *judge);
     HT_TRY(ht_backend_open(&judge->be, (ht_backend_kind)place->backend, (int)place->threads, err));
-    HT_TRY(ht_scorer_open(&judge->scorer, judge->be, place->model, (ht_dtype)place->dtype, place->pass_tokens,
+    HT_TRY(ht_backend_choose_dtype(judge->be, (ht_dtype_choice)place->dtype, err));
+    HT_TRY(ht_scorer_open(&judge->scorer, judge->be, place->model, ht_backend_dtype(judge->be), place->pass_tokens,
                           err));
     judge->chat = (ht_chat){judge->scorer.tokenizer, HT_TEMPLATE_LLAMA2};
 done:

@@ -188,10 +188,13 @@ static ht_status load_model(trainer *t, ht_error *err) {
     const ht_train_config *c = &t->config->train;
     int64_t sequences =
         2 * t->config->batch_size < c->micro_tokens ? 2 * t->config->batch_size : c->micro_tokens;
-    const ht_model_request request = {
-        .folder = t->config->model, .head = HT_HEAD_SCALAR, .dtype = (ht_dtype)c->dtype, .seed = c->seed};
     HT_TRY(ht_train_setup_open(&t->setup, c, err));
-    HT_TRY(ht_train_load_model(&t->setup, &request, &t->model, err));
+    HT_TRY(ht_train_load_model(&t->setup,
+                               &(ht_model_request){.folder = t->config->model,
+                                                   .head = HT_HEAD_SCALAR,
+                                                   .dtype = ht_backend_dtype(t->setup.be),
+                                                   .seed = c->seed},
+                               &t->model, err));
     if (t->model.config.vocab_size < ht_tokenizer_size(t->tokenizer)) {
         status = ht_fail(err, HT_ERR_DATA,
                          "\"%s\": the tokenizer has %" PRId32 " pieces, the model's vocabulary %" PRId64,

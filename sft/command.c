@@ -111,8 +111,7 @@ static ht_status new_model(session *s, ht_error *err) {
         .head = HT_HEAD_LM,
     };
     HT_TRY(ht_llama_config_check(&config, err));
-    HT_TRY(ht_llama_init(&s->model, s->setup.be, &s->setup.arena, &config, (ht_dtype)s->config->train.dtype,
-                         err));
+    HT_TRY(ht_llama_init(&s->model, s->setup.be, &s->setup.arena, &config, ht_backend_dtype(s->setup.be), err));
     if (!s->setup.arena.planning) HT_TRY(ht_llama_randomize(&s->model, (uint64_t)s->config->train.seed, err));
 done:
     return status;
@@ -146,7 +145,7 @@ static ht_status open_model(session *s, ht_error *err) {
         HT_TRY(ht_train_load_model(&s->setup,
                                    &(ht_model_request){.folder = c->model,
                                                        .head = HT_HEAD_LM,
-                                                       .dtype = (ht_dtype)c->train.dtype,
+                                                       .dtype = ht_backend_dtype(s->setup.be),
                                                        .seed = c->train.seed},
                                    &s->model, err));
     else

@@ -5,9 +5,11 @@
 
 #include "core/backend/ops.h"
 #include "core/base/arena.h"
+#include "core/base/log.h"
 #include "core/base/memory.h"
 
 const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
+const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
 
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err) {
     *be = NULL;
@@ -36,6 +38,20 @@ const char *ht_backend_name(const ht_backend *be) {
     return be->ops->name;
 }
 
+ht_status ht_backend_choose_dtype(ht_backend *be, ht_dtype_choice choice, ht_error *err) {
+    const char *why;
+    ht_bf16_speed bf16 = be->ops->bf16_speed(&why);
+    if (choice == HT_DTYPE_BF16 && bf16 == HT_BF16_NONE)
+        return ht_fail(err, HT_ERR_USAGE, "dtype = bf16: %s; use f32", why);
+    be->dtype = choice == HT_DTYPE_BF16 || (choice == HT_DTYPE_AUTO && bf16 == HT_BF16_FAST) ? HT_BF16 : HT_F32;
+    if (choice == HT_DTYPE_AUTO) ht_info("computing in %s: %s", be->dtype == HT_BF16 ? "bf16" : "f32", why);
+    return HT_OK;
+}
+
+ht_dtype ht_backend_dtype(const ht_backend *be) {
+    return be->dtype;
+}
+
 void ht_backend_arena(ht_backend *be, ht_arena *arena) {
     arena->allocate = be->ops->allocate;
     arena->release = be->ops->release;
@@ -58,6 +74,9 @@ ht_status ht_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err) {
 
 static ht_status check_shape(const char *op, const char *name, const ht_tensor *t, int64_t rows, int64_t cols,
                              ht_error *err) {
+    if (t->dtype != HT_F32 && t->dtype != HT_BF16)
+        return ht_fail(err, HT_ERR_USAGE, "%s: %s is %s; operations compute in float32 or bfloat16", op, name,
+                       ht_dtype_torch_name(t->dtype));
     if (t->rows != rows || t->cols != cols || t->stride < t->cols)
         return ht_fail(err, HT_ERR_USAGE,
                        "%s: %s is [%" PRId64 ", %" PRId64 "] (stride %" PRId64 "), not [%" PRId64 ", %" PRId64 "]", op,
@@ -90,7 +109,8 @@ static ht_status check_heads(const char *op, int64_t heads, int64_t kv_heads, in
 
 ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err) {
     ht_status status = HT_OK;
-    HT_TRY(check_like("copy", "y", y, x->rows, x->cols, x->dtype, err));
+    HT_TRY(check_shape("copy", "y", y, x->rows, x->cols, err));
+    HT_TRY(check_shape("copy", "x", x, x->rows, x->cols, err));
     HT_TRY(be->ops->copy(be, y, x, err));
 done:
     return status;
@@ -138,24 +158,43 @@ done:
     return status;
 }
 
-ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
-                            ht_accumulate accumulate, ht_error *err) {
+static ht_status check_forward(const char *op, const ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
+                               const ht_tensor *add, ht_error *err) {
     ht_status status = HT_OK;
-    HT_TRY(check_shape("matmul_forward", "x", x, x->rows, x->cols, err));
-    HT_TRY(check_shape("matmul_forward", "y", y, x->rows, w->rows, err));
-    HT_TRY(check_like("matmul_forward", "w", w, w->rows, x->cols, x->dtype, err));
-    HT_TRY(be->ops->matmul_forward(be, y, x, w, accumulate, err));
+    HT_TRY(check_shape(op, "x", x, x->rows, x->cols, err));
+    HT_TRY(check_shape(op, "y", y, x->rows, w->rows, err));
+    HT_TRY(check_like(op, "w", w, w->rows, x->cols, x->dtype, err));
+    if (y->dtype != HT_F32) HT_TRY(check_dtype(op, "y", y, x->dtype, err));
+    if (add) HT_TRY(check_like(op, "add", add, y->rows, y->cols, y->dtype, err));
+done:
+    return status;
+}
+
+ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w, const ht_tensor *add,
+                            ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_forward("matmul_forward", y, x, w, add, err));
+    HT_TRY(be->ops->matmul_forward(be, y, x, w, add, err));
+done:
+    return status;
+}
+
+ht_status ht_matmul_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w, const ht_tensor *add,
+                         ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_forward("matmul_rows", y, x, w, add, err));
+    HT_TRY(be->ops->matmul_rows(be, y, x, w, add, err));
 done:
     return status;
 }
 
 ht_status ht_matmul_backward_data(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const ht_tensor *w,
-                                  ht_accumulate accumulate, ht_error *err) {
+                                  ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_shape("matmul_backward_data", "dy", dy, dy->rows, dy->cols, err));
-    HT_TRY(check_shape("matmul_backward_data", "dx", dx, dy->rows, w->cols, err));
+    HT_TRY(check_like("matmul_backward_data", "dx", dx, dy->rows, w->cols, dy->dtype, err));
     HT_TRY(check_like("matmul_backward_data", "w", w, dy->cols, w->cols, dy->dtype, err));
-    HT_TRY(be->ops->matmul_backward_data(be, dx, dy, w, accumulate, err));
+    HT_TRY(be->ops->matmul_backward_data(be, dx, dy, w, err));
 done:
     return status;
 }
@@ -229,6 +268,9 @@ ht_status ht_attention_cached(ht_backend *be, ht_tensor *out, const ht_tensor *q
     ht_status status = HT_OK;
     HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, q, k, v, err));
     HT_TRY(check_like(op, "out", out, rows, q->cols, q->dtype, err));
+    if (pages->block_size < 16 || pages->block_size % 16)
+        return ht_fail(err, HT_ERR_USAGE, "%s: a block of %" PRId64 " positions is not a multiple of 16", op,
+                       pages->block_size);
     HT_TRY(check_like(op, "keys", &pages->keys, pages->keys.rows, k->cols, q->dtype, err));
     HT_TRY(check_like(op, "values", &pages->values, pages->keys.rows, k->cols, q->dtype, err));
     HT_TRY(be->ops->attention_cached(be, out, q, k, v, pages, shape, err));
@@ -269,23 +311,24 @@ done:
     return status;
 }
 
-ht_status ht_token_loss_forward(ht_backend *be, ht_tensor *logits, const int32_t *targets, float *logp, float *entropy,
-                                const ht_token_loss *loss, ht_error *err) {
-    if (loss->kind != HT_TOKEN_LOSS_NONE && !loss->weight)
-        return ht_fail(err, HT_ERR_USAGE, "token_loss_forward: no weights");
+ht_status ht_token_loss_forward(ht_backend *be, const ht_tensor *logits, ht_tensor *dlogits, const int32_t *targets,
+                                float *logp, float *entropy, const ht_token_loss *loss, ht_error *err) {
+    const char *op = "token_loss_forward";
+    if (loss->kind != HT_TOKEN_LOSS_NONE && (!loss->weight || !dlogits))
+        return ht_fail(err, HT_ERR_USAGE, "%s: a loss needs weights and dlogits", op);
     if (loss->kind == HT_TOKEN_LOSS_CLIP && (!loss->old_logp || !loss->advantage || !(loss->clip > 0)))
-        return ht_fail(err, HT_ERR_USAGE, "token_loss_forward: the clipped loss needs old_logp, advantage and clip > 0");
+        return ht_fail(err, HT_ERR_USAGE, "%s: the clipped loss needs old_logp, advantage and clip > 0", op);
     ht_status status = HT_OK;
-    HT_TRY(check_shape("token_loss_forward", "logits", logits, logits->rows, logits->cols, err));
-    HT_TRY(be->ops->token_loss_forward(be, logits, targets, logp, entropy, loss, err));
+    HT_TRY(check_like(op, "logits", logits, logits->rows, logits->cols, HT_F32, err));
+    if (dlogits) HT_TRY(check_shape(op, "dlogits", dlogits, logits->rows, logits->cols, err));
+    HT_TRY(be->ops->token_loss_forward(be, logits, dlogits, targets, logp, entropy, loss, err));
 done:
     return status;
 }
 
-ht_status ht_adamw(ht_backend *be, float *w, float *m, float *v, const float *grad, int64_t n,
-                   const ht_adamw_args *args, ht_error *err) {
+ht_status ht_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err) {
     if (args->step < 1) return ht_fail(err, HT_ERR_USAGE, "adamw: step %" PRId64 " is below 1", args->step);
-    return be->ops->adamw(be, w, m, v, grad, n, args, err);
+    return be->ops->adamw(be, run, args, err);
 }
 
 ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err) {
@@ -295,7 +338,7 @@ ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum,
 ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens, float *logp,
                     ht_error *err) {
     ht_status status = HT_OK;
-    HT_TRY(check_shape("sample", "logits", logits, logits->rows, logits->cols, err));
+    HT_TRY(check_like("sample", "logits", logits, logits->rows, logits->cols, HT_F32, err));
     HT_TRY(be->ops->sample(be, logits, settings, tokens, logp, err));
 done:
     return status;

@@ -39,6 +39,18 @@ ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht
 void ht_backend_close(ht_backend *be);
 const char *ht_backend_name(const ht_backend *be);
 
+/* What a user may ask weights and activations to be. */
+typedef enum ht_dtype_choice { HT_DTYPE_AUTO, HT_DTYPE_F32, HT_DTYPE_BF16 } ht_dtype_choice;
+
+/* NULL-terminated, in the order of ht_dtype_choice: "auto", "f32", "bf16". */
+extern const char *const ht_dtype_choice_names[];
+
+/* Makes the choice, once, after opening: AUTO takes the dtype in which this device computes faster and logs which and why.
+ * HT_ERR_USAGE when the device cannot compute in the one asked for. */
+ht_status ht_backend_choose_dtype(ht_backend *be, ht_dtype_choice choice, ht_error *err);
+/* The one chosen: f32 or bf16; f32 before. */
+ht_dtype ht_backend_dtype(const ht_backend *be);
+
 /* 64-byte aligned zeroed memory. Arenas (core/base/arena.h) are pointed at these by ht_backend_arena. */
 struct ht_arena;
 void ht_backend_arena(ht_backend *be, struct ht_arena *arena);
@@ -47,7 +59,7 @@ void ht_backend_arena(ht_backend *be, struct ht_arena *arena);
 ht_status ht_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err);
 ht_status ht_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err);
 ht_status ht_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err);
-/* y = x; same shape and dtype; no overlap. */
+/* y = x rounded to y's dtype (f32 or bf16, nearest even); same shape; no overlap. */
 ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err);
 
 /* --- embedding -------------------------------------------------------------------------------------------- */
@@ -78,15 +90,20 @@ ht_status ht_rms_norm_backward(ht_backend *be, ht_tensor *dx, ht_tensor *dgain, 
 
 /* --- products --------------------------------------------------------------------------------------------- */
 
-typedef enum ht_accumulate { HT_OVERWRITE, HT_ACCUMULATE } ht_accumulate;
-
-/* y = x w^T (+ y).  y [M, N]; x [M, K]; w [N, K]. */
-ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
-                            ht_accumulate accumulate, ht_error *err);
-/* dx = dy w (+ dx).  dx [M, K]; dy [M, N]; w [N, K]. */
+/*
+ * y = x w^T (+ add).  y [M, N] out, of x's dtype or f32; x [M, K]; w [N, K] of x's dtype.
+ *   add [M, N] of y's dtype, may be y itself; NULL: nothing. The sum is rounded once.
+ */
+ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w, const ht_tensor *add,
+                            ht_error *err);
+/* The same, and a row's bits depend on nothing but that row of x and add, and w: neither on M nor on the number of
+ * threads. For decoding, where the rows of a batch are strangers to each other; made for M up to a few hundred. */
+ht_status ht_matmul_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w, const ht_tensor *add,
+                         ht_error *err);
+/* dx = dy w.  dx [M, K]; dy [M, N]; w [N, K]; one dtype. */
 ht_status ht_matmul_backward_data(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const ht_tensor *w,
-                                  ht_accumulate accumulate, ht_error *err);
-/* dw += dy^T x.  dw [N, K] f32; dy [M, N]; x [M, K]. */
+                                  ht_error *err);
+/* dw += dy^T x.  dw [N, K] f32; dy [M, N]; x [M, K] of dy's dtype. */
 ht_status ht_matmul_backward_weight(ht_backend *be, ht_tensor *dw, const ht_tensor *dy, const ht_tensor *x,
                                     ht_error *err);
 
@@ -128,12 +145,12 @@ ht_status ht_attention_backward(ht_backend *be, const ht_attention_backward_args
                                 const ht_attention_shape *shape, ht_error *err);
 
 /*
- * Paged key/value cache of one layer: keys and values [blocks * block_size, G*D]; position p of a sequence is row
- * block_table[p / block_size] * block_size + p % block_size.
+ * Paged key/value cache of one layer: memory for keys and values, each [blocks * block_size, G*D]. Position p of a
+ * sequence lies in block block_table[p / block_size]; what lies where inside a block is the backend's own affair.
  */
 typedef struct ht_kv_pages {
     ht_tensor keys, values;
-    int64_t block_size;
+    int64_t block_size; /* a multiple of 16 */
 } ht_kv_pages;
 
 /* New rows of several sequences over their caches. */
@@ -149,7 +166,8 @@ typedef struct ht_cached_shape {
 
 /*
  * Writes k, v of the new rows into the pages, then out = attention of each new row over positions 0 .. its own.
- * One operation for prefill (past 0, many rows), decoding (one row) and checking a proposal (a few rows).
+ * One operation for prefill (past 0, many rows), decoding (one row) and checking a proposal (a few rows). A row's bits
+ * depend on its own sequence up to itself only: not on how its sequence was cut into calls, nor on the other sequences.
  *   out, q [T, H*D]; k, v [T, G*D]
  */
 ht_status ht_attention_cached(ht_backend *be, ht_tensor *out, const ht_tensor *q, const ht_tensor *k,
@@ -186,14 +204,15 @@ typedef struct ht_token_loss {
 } ht_token_loss;
 
 /*
- * For each row: logp = log softmax(logits)[target], entropy of the softmax; then, unless kind is NONE, logits are
- * replaced by d loss / d logits = (d loss / d logp) * (onehot(target) - softmax).
- *   logits [R, V] in/out, f32 or bf16; targets [R]; logp [R] out; entropy [R] out, NULL: not wanted
+ * For each row: logp = log softmax(logits)[target], entropy of the softmax; then, unless kind is NONE,
+ * dlogits = d loss / d logits = (d loss / d logp) * (onehot(target) - softmax).
+ *   logits [R, V] f32; targets [R]; logp [R] out; entropy [R] out, NULL: not wanted
+ *   dlogits [R, V] out, f32 or bf16; may be logits itself; NULL with kind NONE
  *   loss: arrays are backend memory
  * Softmax runs in f32. Source: PPO's surrogate is Schulman et al. 2017 eq. 7.
  */
-ht_status ht_token_loss_forward(ht_backend *be, ht_tensor *logits, const int32_t *targets, float *logp, float *entropy,
-                                const ht_token_loss *loss, ht_error *err);
+ht_status ht_token_loss_forward(ht_backend *be, const ht_tensor *logits, ht_tensor *dlogits, const int32_t *targets,
+                                float *logp, float *entropy, const ht_token_loss *loss, ht_error *err);
 
 /* --- optimizer -------------------------------------------------------------------------------------------- */
 
@@ -203,13 +222,21 @@ typedef struct ht_adamw_args {
     int64_t step;      /* 1 for the first update */
 } ht_adamw_args;
 
+/* The n elements of one run of parameters. */
+typedef struct ht_adamw_run {
+    float *w;    /* in/out: the weights, or their f32 master copy */
+    void *bf16;  /* out: w rounded to bf16; NULL: not wanted */
+    float *m, *v; /* in/out */
+    float *grad; /* in/out: zero on return */
+    int64_t n;
+} ht_adamw_run;
+
 /*
- * AdamW with decoupled decay on n elements: g = grad * grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
+ * AdamW with decoupled decay: g = grad * grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
  * w = w (1 - lr decay) - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps).  All f32.
  * Source: Loshchilov and Hutter 2019, in PyTorch's form.
  */
-ht_status ht_adamw(ht_backend *be, float *w, float *m, float *v, const float *grad, int64_t n,
-                   const ht_adamw_args *args, ht_error *err);
+ht_status ht_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err);
 
 /* *sum (host) = sum of x[i]^2 over n f32 elements, in f64, by a fixed tree. */
 ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err);
@@ -226,7 +253,7 @@ typedef struct ht_sampling {
 
 /*
  * Samples one token a row: temperature, then top-k, then top-p, renormalised.
- *   logits [R, V]; settings [R] host; tokens [R] host out
+ *   logits [R, V] f32; settings [R] host; tokens [R] host out
  *   logp [R] host out: log-probability of the token under softmax(logits), temperature 1 and unfiltered; what PPO
  *   and reports use (NULL: not wanted)
  */

@@ -7,9 +7,13 @@
 
 #include "core/backend/backend.h"
 
+/* How bf16 does beside f32. */
+typedef enum ht_bf16_speed { HT_BF16_NONE, HT_BF16_SLOW, HT_BF16_FAST } ht_bf16_speed;
+
 typedef struct ht_backend_ops {
     const char *name;
     void (*close)(ht_backend *be);
+    ht_bf16_speed (*bf16_speed)(const char **why);
     void *(*allocate)(void *owner, size_t bytes); /* NULL: host memory */
     void (*release)(void *owner, void *block, size_t bytes);
     ht_status (*upload)(ht_backend *, void *, const void *, size_t, ht_error *);
@@ -22,10 +26,11 @@ typedef struct ht_backend_ops {
                                   ht_error *);
     ht_status (*rms_norm_backward)(ht_backend *, ht_tensor *, ht_tensor *, const ht_tensor *, const ht_tensor *,
                                    const float *, const ht_tensor *, ht_error *);
-    ht_status (*matmul_forward)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_accumulate,
+    ht_status (*matmul_forward)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, const ht_tensor *,
                                 ht_error *);
-    ht_status (*matmul_backward_data)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_accumulate,
-                                      ht_error *);
+    ht_status (*matmul_rows)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, const ht_tensor *,
+                             ht_error *);
+    ht_status (*matmul_backward_data)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
     ht_status (*matmul_backward_weight)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
     ht_status (*rope)(ht_backend *, ht_tensor *, int64_t, int64_t, const int32_t *, const ht_tensor *, int, ht_error *);
     ht_status (*attention_forward)(ht_backend *, ht_tensor *, float *, const ht_tensor *, const ht_tensor *,
@@ -38,10 +43,9 @@ typedef struct ht_backend_ops {
     ht_status (*swiglu_backward)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
     ht_status (*gather_rows)(ht_backend *, ht_tensor *, const ht_tensor *, const int32_t *, ht_error *);
     ht_status (*scatter_rows)(ht_backend *, ht_tensor *, const ht_tensor *, const int32_t *, ht_error *);
-    ht_status (*token_loss_forward)(ht_backend *, ht_tensor *, const int32_t *, float *, float *,
+    ht_status (*token_loss_forward)(ht_backend *, const ht_tensor *, ht_tensor *, const int32_t *, float *, float *,
                                     const ht_token_loss *, ht_error *);
-    ht_status (*adamw)(ht_backend *, float *, float *, float *, const float *, int64_t, const ht_adamw_args *,
-                       ht_error *);
+    ht_status (*adamw)(ht_backend *, const ht_adamw_run *, const ht_adamw_args *, ht_error *);
     ht_status (*sum_squares)(ht_backend *, const float *, int64_t, double *, ht_error *);
     ht_status (*sample)(ht_backend *, const ht_tensor *, const ht_sampling *, int32_t *, float *, ht_error *);
 } ht_backend_ops;
@@ -49,6 +53,7 @@ typedef struct ht_backend_ops {
 struct ht_backend {
     const ht_backend_ops *ops;
     int threads;
+    ht_dtype dtype; /* of weights and activations */
     void *state; /* the backend's own */
 };
 

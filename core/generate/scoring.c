@@ -147,7 +147,7 @@ ht_status ht_score_responses(const ht_scoring *scoring, ht_scoring_result *resul
     HT_TRY(each_row(&c, count, err));
     if (!c.missing) goto done;
     ht_progress_start(&c.progress, scoring->label, c.missing);
-    HT_TRY(ht_scorer_open(&c.scorer, scoring->be, scoring->folder, scoring->dtype, scoring->pass_tokens, err));
+    HT_TRY(ht_scorer_open(&c.scorer, scoring->be, scoring->folder, ht_backend_dtype(scoring->be), scoring->pass_tokens, err));
     HT_TRY(each_row(&c, take, err));
     HT_TRY(flush(&c, err));
     ht_progress_finish(&c.progress, result->scored, "responses");

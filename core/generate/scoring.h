@@ -13,7 +13,6 @@ typedef struct ht_scoring {
     ht_backend *be;
     const char *folder; /* of the reward model */
     int64_t model_id;   /* its row in the database */
-    ht_dtype dtype;
     int64_t pass_tokens;    /* as ht_scorer_open */
     ht_store_filter filter; /* of the responses; whose scores they carry is set by ht_score_responses */
     /* NULL: all that fit the filter; else 1 for a row that counts. It is asked about every row, in the order of the

@@ -61,6 +61,9 @@ static ht_status take_gradients(ht_activations *a, const ht_llama_config *c, ht_
     HT_TRY(take(&a->dattention, arena, category, a->dtype, t, wide, err));
     HT_TRY(take(&a->dqkv, arena, category, a->dtype, t, wide + 2 * c->n_kv_heads * c->head_dim, err));
     HT_TRY(take(&a->dhead_rows, arena, HT_MEMORY_WORKSPACE, a->dtype, HT_LOGIT_ROWS, c->dim, err));
+    a->dlogits = a->logits;
+    if (a->dtype != HT_F32)
+        HT_TRY(take(&a->dlogits, arena, HT_MEMORY_WORKSPACE, a->dtype, HT_LOGIT_ROWS, a->logits.cols, err));
     if (a->keep == HT_KEEP_RECOMPUTE) HT_TRY(take(&a->discard, arena, category, a->dtype, t, c->dim, err));
 done:
     return status;
@@ -86,8 +89,7 @@ static ht_status take_batch(ht_activations *a, const ht_llama_config *c, ht_aren
     HT_TRY(take(&a->hidden, arena, category, a->dtype, t, c->dim, err));
     HT_TRY(ht_arena_take(arena, category, (size_t)t * sizeof(float), &a->rstd_final, err));
     HT_TRY(take(&a->head_rows, arena, category, a->dtype, HT_LOGIT_ROWS, c->dim, err));
-    HT_TRY(take(&a->logits, arena, category, c->head == HT_HEAD_LM ? HT_F32 : a->dtype, HT_LOGIT_ROWS,
-                c->head == HT_HEAD_LM ? c->vocab_size : 1, err));
+    HT_TRY(take(&a->logits, arena, category, HT_F32, HT_LOGIT_ROWS, c->head == HT_HEAD_LM ? c->vocab_size : 1, err));
 done:
     return status;
 }

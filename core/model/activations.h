@@ -41,7 +41,8 @@ struct ht_activations {
     int has_gradient;                       /* a head has written dhidden */
 
     ht_tensor head_rows, dhead_rows; /* [HT_LOGIT_ROWS, dim] */
-    ht_tensor logits;                /* [HT_LOGIT_ROWS, vocab], or [HT_LOGIT_ROWS, 1] */
+    ht_tensor logits;                /* f32 [HT_LOGIT_ROWS, vocab], or [HT_LOGIT_ROWS, 1] */
+    ht_tensor dlogits;               /* their gradient in the activations' dtype: of f32 ones, in the same place */
     float *row_floats;               /* backend [HT_ROW_FLOATS, HT_LOGIT_ROWS] */
     float *row_floats_host;
 };

@@ -89,7 +89,7 @@ ht_status ht_llama_decode(const ht_llama *model, ht_activations *a, ht_kv_cache 
     HT_TRY(ht_upload(model->be, a->rows, batch->logit_rows, (size_t)batch->logit_count * sizeof(int32_t), err));
     a->head_rows.rows = a->logits.rows = batch->logit_count;
     HT_TRY(ht_gather_rows(model->be, &a->head_rows, &a->hidden, a->rows, err));
-    HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_rows(model->be, &a->logits, &a->head_rows, &w, NULL, err));
     *logits = a->logits;
 done:
     return status;

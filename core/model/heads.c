@@ -21,19 +21,19 @@ static ht_status gather(const ht_llama *model, ht_activations *a, const int32_t 
                            a->tokens_now);
     HT_TRY(ht_upload(model->be, a->rows, rows, (size_t)count * sizeof(int32_t), err));
     a->head_rows.rows = a->logits.rows = count;
-    if (a->dhead_rows.data) a->dhead_rows.rows = count;
+    if (a->dhead_rows.data) a->dhead_rows.rows = a->dlogits.rows = count;
     HT_TRY(ht_gather_rows(model->be, &a->head_rows, &a->hidden, a->rows, err));
 done:
     return status;
 }
 
-/* From a->logits holding d loss / d logits: the head's gradient, and the hidden states'. */
+/* From a->dlogits: the head's gradient, and the hidden states'. */
 static ht_status head_backward(const ht_llama *model, ht_activations *a, ht_params *grads, ht_error *err) {
     ht_status status = HT_OK;
     ht_tensor w = ht_llama_output(model, &model->weights), dw = ht_llama_output(model, grads);
     HT_TRY(ht_activations_need_gradient(a, model, err));
-    HT_TRY(ht_matmul_backward_weight(model->be, &dw, &a->logits, &a->head_rows, err));
-    HT_TRY(ht_matmul_backward_data(model->be, &a->dhead_rows, &a->logits, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_backward_weight(model->be, &dw, &a->dlogits, &a->head_rows, err));
+    HT_TRY(ht_matmul_backward_data(model->be, &a->dhead_rows, &a->dlogits, &w, err));
     HT_TRY(ht_scatter_rows(model->be, &a->dhidden, &a->dhead_rows, a->rows, err));
 done:
     return status;
@@ -79,12 +79,13 @@ static ht_status lm_chunk(const ht_llama *model, ht_activations *a, const ht_lm_
     ht_tensor w = ht_llama_output(model, &model->weights);
     float *host = a->row_floats_host;
     HT_TRY(gather(model, a, rows->rows + first, count, err));
-    HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, NULL, err));
     HT_TRY(ht_upload(model->be, a->targets, rows->targets + first, (size_t)count * sizeof(int32_t), err));
     HT_TRY(upload_row_floats(model, a, HT_ROW_WEIGHT, &loss.weight, first, count, err));
     HT_TRY(upload_row_floats(model, a, HT_ROW_OLD_LOGP, &loss.old_logp, first, count, err));
     HT_TRY(upload_row_floats(model, a, HT_ROW_ADVANTAGE, &loss.advantage, first, count, err));
-    HT_TRY(ht_token_loss_forward(model->be, &a->logits, a->targets, row_floats(a, HT_ROW_LOGP),
+    HT_TRY(ht_token_loss_forward(model->be, &a->logits, with_loss ? &a->dlogits : NULL, a->targets,
+                                 row_floats(a, HT_ROW_LOGP),
                                  rows->entropy ? row_floats(a, HT_ROW_ENTROPY) : NULL, &loss, err));
     HT_TRY(ht_download(model->be, host, row_floats(a, HT_ROW_LOGP), (size_t)count * sizeof(float), err));
     if (rows->logp) memcpy(rows->logp + first, host, (size_t)count * sizeof(float));
@@ -128,7 +129,7 @@ ht_status ht_scalar_forward(const ht_llama *model, ht_activations *a, const int3
     for (int64_t first = 0; first < count && status == HT_OK; first += HT_LOGIT_ROWS) {
         int64_t n = count - first < HT_LOGIT_ROWS ? count - first : HT_LOGIT_ROWS;
         HT_TRY(gather(model, a, rows + first, n, err));
-        HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, HT_OVERWRITE, err));
+        HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, NULL, err));
         HT_TRY(ht_download(model->be, values + first, a->logits.data, (size_t)n * sizeof(float), err));
     }
 done:
@@ -142,6 +143,7 @@ ht_status ht_scalar_backward(const ht_llama *model, ht_activations *a, const int
         int64_t n = count - first < HT_LOGIT_ROWS ? count - first : HT_LOGIT_ROWS;
         HT_TRY(gather(model, a, rows + first, n, err));
         HT_TRY(ht_upload(model->be, a->logits.data, dvalues + first, (size_t)n * sizeof(float), err));
+        if (a->dlogits.data != a->logits.data) HT_TRY(ht_copy(model->be, &a->dlogits, &a->logits, err));
         HT_TRY(head_backward(model, a, grads, err));
     }
 done:

@@ -99,6 +99,14 @@ done:
     return status;
 }
 
+ht_status ht_params_share(ht_params *params, const ht_params *of, ht_error *err) {
+    *params = *of;
+    params->units = NULL;
+    ht_status status = ht_calloc(&params->units, (size_t)of->layout->units, sizeof(void *), err);
+    if (status == HT_OK) memcpy(params->units, of->units, (size_t)of->layout->units * sizeof(void *));
+    return status;
+}
+
 void ht_params_free(ht_params *params) {
     free(params->units);
     memset(params, 0, sizeof *params);

@@ -61,6 +61,8 @@ typedef struct ht_params {
 
 ht_status ht_params_init(ht_params *params, const ht_layout *layout, ht_dtype dtype, ht_memory_category category,
                          ht_arena *arena, ht_error *err);
+/* The same blocks under another table. */
+ht_status ht_params_share(ht_params *params, const ht_params *of, ht_error *err);
 void ht_params_free(ht_params *params); /* the table only; the arena owns the blocks */
 ht_tensor ht_params_tensor(const ht_params *params, int64_t index);
 /* `rows` rows from parameter `index` on, spanning parameters of the same width that follow it (q, k, v as one). */

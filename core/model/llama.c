@@ -164,23 +164,24 @@ static ht_status layer_forward(const ht_llama *model, ht_activations *a, ht_laye
     ht_backend *be = model->be;
     const ht_llama_config *c = &model->config;
     float eps = (float)c->norm_eps;
+    /* The rows of a decoding batch are strangers to each other: none may change another's bits. */
+    ht_status (*product)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *) =
+        decode ? ht_matmul_rows : ht_matmul_forward;
     ht_tensor gain = weight(model, layer, HT_LAYER_INPUT_NORM), w = qkv_weight(model, &model->weights, layer);
     HT_TRY(ht_rms_norm_forward(be, &a->normed, l->rstd_input, &l->x, &gain, eps, err));
-    HT_TRY(ht_matmul_forward(be, &l->qkv, &a->normed, &w, HT_OVERWRITE, err));
+    HT_TRY(product(be, &l->qkv, &a->normed, &w, NULL, err));
     ht_tensor q_and_k = ht_tensor_columns(l->qkv, 0, (c->n_heads + c->n_kv_heads) * c->head_dim);
     HT_TRY(ht_rope(be, &q_and_k, c->n_heads + c->n_kv_heads, c->head_dim, a->positions, &model->rope, +1, err));
     HT_TRY(attention(model, a, l, layer, decode, err));
     w = weight(model, layer, HT_LAYER_O);
-    HT_TRY(ht_copy(be, &l->middle, &l->x, err));
-    HT_TRY(ht_matmul_forward(be, &l->middle, &l->attention, &w, HT_ACCUMULATE, err));
+    HT_TRY(product(be, &l->middle, &l->attention, &w, &l->x, err));
     gain = weight(model, layer, HT_LAYER_POST_NORM);
     w = gate_up_weight(model, &model->weights, layer);
     HT_TRY(ht_rms_norm_forward(be, &a->normed, l->rstd_post, &l->middle, &gain, eps, err));
-    HT_TRY(ht_matmul_forward(be, &l->gate_up, &a->normed, &w, HT_OVERWRITE, err));
+    HT_TRY(product(be, &l->gate_up, &a->normed, &w, NULL, err));
     HT_TRY(ht_swiglu_forward(be, &a->ffn, &l->gate_up, err));
     w = weight(model, layer, HT_LAYER_DOWN);
-    HT_TRY(ht_copy(be, next, &l->middle, err));
-    HT_TRY(ht_matmul_forward(be, next, &a->ffn, &w, HT_ACCUMULATE, err));
+    HT_TRY(product(be, next, &a->ffn, &w, &l->middle, err));
 done:
     return status;
 }
@@ -199,19 +200,19 @@ static ht_status layer_backward(const ht_llama *model, ht_activations *a, ht_lay
     ht_tensor w = WEIGHT(HT_LAYER_DOWN), dw = GRADIENT(HT_LAYER_DOWN);
     HT_TRY(ht_swiglu_forward(be, &a->ffn, &l->gate_up, err));
     HT_TRY(ht_matmul_backward_weight(be, &dw, &a->dhidden, &a->ffn, err));
-    HT_TRY(ht_matmul_backward_data(be, &a->ffn, &a->dhidden, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_backward_data(be, &a->ffn, &a->dhidden, &w, err));
     HT_TRY(ht_swiglu_backward(be, &l->gate_up, &a->ffn, &l->gate_up, err));
     HT_TRY(ht_rms_norm_forward(be, &a->normed, l->rstd_post, &l->middle, &gain, eps, err));
     w = gate_up_weight(model, &model->weights, layer);
     dw = gate_up_weight(model, grads, layer);
     HT_TRY(ht_matmul_backward_weight(be, &dw, &l->gate_up, &a->normed, err));
-    HT_TRY(ht_matmul_backward_data(be, &a->normed, &l->gate_up, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_backward_data(be, &a->normed, &l->gate_up, &w, err));
     HT_TRY(ht_rms_norm_backward(be, &a->dhidden, &dgain, &a->normed, &l->middle, l->rstd_post, &gain, err));
     /* attention: middle = x + o(attention(norm(x))) */
     gain = WEIGHT(HT_LAYER_INPUT_NORM), dgain = GRADIENT(HT_LAYER_INPUT_NORM);
     w = WEIGHT(HT_LAYER_O), dw = GRADIENT(HT_LAYER_O);
     HT_TRY(ht_matmul_backward_weight(be, &dw, &a->dhidden, &l->attention, err));
-    HT_TRY(ht_matmul_backward_data(be, &a->dattention, &a->dhidden, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_backward_data(be, &a->dattention, &a->dhidden, &w, err));
     ht_tensor q, k, v, dq, dk, dv;
     split_qkv(c, l->qkv, &q, &k, &v);
     split_qkv(c, a->dqkv, &dq, &dk, &dv);
@@ -233,7 +234,7 @@ static ht_status layer_backward(const ht_llama *model, ht_activations *a, ht_lay
     w = qkv_weight(model, &model->weights, layer);
     dw = qkv_weight(model, grads, layer);
     HT_TRY(ht_matmul_backward_weight(be, &dw, &a->dqkv, &a->normed, err));
-    HT_TRY(ht_matmul_backward_data(be, &a->normed, &a->dqkv, &w, HT_OVERWRITE, err));
+    HT_TRY(ht_matmul_backward_data(be, &a->normed, &a->dqkv, &w, err));
     HT_TRY(ht_rms_norm_backward(be, &a->dhidden, &dgain, &a->normed, &l->x, l->rstd_input, &gain, err));
 #undef WEIGHT
 #undef GRADIENT

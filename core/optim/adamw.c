@@ -7,9 +7,35 @@
 const ht_optimizer_config ht_optimizer_defaults = {
     .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .decay = 0.1, .clip = 1.0};
 
+/* One unit as a row. */
+static ht_tensor unit_row(const ht_params *params, int64_t unit) {
+    return ht_tensor_of(params->units[unit], params->dtype, 1, params->layout->unit_size[unit]);
+}
+
+static ht_status copy_units(ht_backend *be, ht_params *to, const ht_params *from, ht_error *err) {
+    ht_status status = HT_OK;
+    for (int64_t unit = 0; unit < to->layout->units; unit++) {
+        ht_tensor y = unit_row(to, unit), x = unit_row(from, unit);
+        HT_TRY(ht_copy(be, &y, &x, err));
+    }
+done:
+    return status;
+}
+
+static ht_status init_master(ht_trainable *trainable, ht_arena *arena, ht_error *err) {
+    ht_llama *model = trainable->model;
+    ht_status status = HT_OK;
+    if (model->weights.dtype == HT_F32) return ht_params_share(&trainable->master, &model->weights, err);
+    HT_TRY(ht_params_init(&trainable->master, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
+    if (!arena->planning) HT_TRY(copy_units(model->be, &trainable->master, &model->weights, err));
+done:
+    return status;
+}
+
 ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, ht_arena *arena, ht_error *err) {
     *trainable = (ht_trainable){.model = model};
     ht_status status = HT_OK;
+    HT_TRY(init_master(trainable, arena, err));
     HT_TRY(ht_params_init(&trainable->grads, &model->layout, HT_F32, HT_MEMORY_GRADIENTS, arena, err));
     HT_TRY(ht_params_init(&trainable->m, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
     HT_TRY(ht_params_init(&trainable->v, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
@@ -19,10 +45,16 @@ done:
 }
 
 void ht_trainable_free(ht_trainable *trainable) {
+    ht_params_free(&trainable->master);
     ht_params_free(&trainable->grads);
     ht_params_free(&trainable->m);
     ht_params_free(&trainable->v);
     memset(trainable, 0, sizeof *trainable);
+}
+
+ht_status ht_trainable_refresh(ht_trainable *trainable, ht_error *err) {
+    ht_llama *model = trainable->model;
+    return model->weights.dtype == HT_F32 ? HT_OK : copy_units(model->be, &model->weights, &trainable->master, err);
 }
 
 /* Says which gradient went bad. */
@@ -57,7 +89,9 @@ static ht_status gradient_norm(const ht_trainable *trainable, double *norm, ht_e
 static ht_status update_unit(ht_trainable *trainable, int64_t first, int64_t end, const ht_adamw_args *args,
                              double decay, ht_error *err) {
     ht_status status = HT_OK;
-    const ht_param *params = trainable->model->layout.params;
+    const ht_llama *model = trainable->model;
+    const ht_param *params = model->layout.params;
+    int rounded = model->weights.dtype == HT_BF16;
     for (int64_t i = first; i < end;) {
         int64_t next = i + 1, unit = params[i].unit, offset = params[i].offset;
         while (next < end && params[next].decay == params[i].decay)
@@ -66,9 +100,14 @@ static ht_status update_unit(ht_trainable *trainable, int64_t first, int64_t end
         int64_t n = last->offset + last->rows * last->cols - offset;
         ht_adamw_args run = *args;
         run.decay = params[i].decay ? decay : 0;
-        HT_TRY(ht_adamw(trainable->model->be, (float *)trainable->model->weights.units[unit] + offset,
-                        (float *)trainable->m.units[unit] + offset, (float *)trainable->v.units[unit] + offset,
-                        (const float *)trainable->grads.units[unit] + offset, n, &run, err));
+        HT_TRY(ht_adamw(model->be,
+                        &(ht_adamw_run){.w = (float *)trainable->master.units[unit] + offset,
+                                        .bf16 = rounded ? (uint16_t *)model->weights.units[unit] + offset : NULL,
+                                        .m = (float *)trainable->m.units[unit] + offset,
+                                        .v = (float *)trainable->v.units[unit] + offset,
+                                        .grad = (float *)trainable->grads.units[unit] + offset,
+                                        .n = n},
+                        &run, err));
         i = next;
     }
 done:
@@ -96,7 +135,6 @@ ht_status ht_optimizer_step(ht_trainable *trainable, const ht_optimizer_config *
         first = end;
     }
     trainable->updates++;
-    HT_TRY(ht_params_zero(trainable->model->be, &trainable->grads, err));
 done:
     return status;
 }

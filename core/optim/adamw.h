@@ -15,12 +15,19 @@ extern const ht_optimizer_config ht_optimizer_defaults;
 
 typedef struct ht_trainable {
     ht_llama *model; /* borrowed */
+    /* f32. Of a bf16 model, the master copy that updates accumulate in and that `model`'s weights are rounded from; of an
+     * f32 model its weights themselves. */
+    ht_params master;
     ht_params grads, m, v;
     int64_t updates; /* done so far */
 } ht_trainable;
 
+/* `model` has its weights, unless the arena is planning. */
 ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, ht_arena *arena, ht_error *err);
 void ht_trainable_free(ht_trainable *trainable);
+
+/* The model's weights from the master copy, after that was loaded. */
+ht_status ht_trainable_refresh(ht_trainable *trainable, ht_error *err);
 
 /*
  * One update from the accumulated gradients: *norm = their global 2-norm (before clipping), scaled to at most

@@ -48,13 +48,6 @@ typedef union pun {
 
 #define F32_INFINITY 0x7f800000u
 
-static inline uint16_t f32_to_bf16(float value) {
-    uint32_t u = (pun){.f = value}.u;
-    uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
-    uint32_t quiet = (u >> 16) | 0x40; /* a NaN whose payload lies in the low half must not become infinity */
-    return (uint16_t)((u & 0x7fffffffu) > F32_INFINITY ? quiet : rounded);
-}
-
 static inline float f16_to_f32(uint16_t bits) {
     uint32_t magnitude = (uint32_t)(bits & 0x7fff) << 13; /* exponent and mantissa in f32's places */
     uint32_t sign = (uint32_t)(bits & 0x8000) << 16;
@@ -96,7 +89,7 @@ void ht_convert(void *out, ht_dtype out_dtype, const void *in, ht_dtype in_dtype
         memcpy(out, in, n * ht_dtype_size(in_dtype));
     } else if (in_dtype == HT_F32 && out_dtype == HT_BF16) {
         for (size_t i = 0; i < n; i++)
-            out16[i] = f32_to_bf16(in32[i]);
+            out16[i] = ht_bf16_of_f32(in32[i]);
     } else if (in_dtype == HT_F32 && out_dtype == HT_F16) {
         for (size_t i = 0; i < n; i++)
             out16[i] = f32_to_f16(in32[i]);
@@ -111,6 +104,6 @@ void ht_convert(void *out, ht_dtype out_dtype, const void *in, ht_dtype in_dtype
             out16[i] = f32_to_f16(ht_bf16_to_f32(in16[i]));
     } else {
         for (size_t i = 0; i < n; i++)
-            out16[i] = f32_to_bf16(f16_to_f32(in16[i]));
+            out16[i] = ht_bf16_of_f32(f16_to_f32(in16[i]));
     }
 }

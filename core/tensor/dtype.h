@@ -37,4 +37,15 @@ static inline float ht_bf16_to_f32(uint16_t bits) {
     return pun.f;
 }
 
+/* Round to nearest even; NaN stays NaN. Without branches, so that loops over it vectorise. */
+static inline uint16_t ht_bf16_of_f32(float value) {
+    union {
+        float f;
+        uint32_t u;
+    } pun = {value};
+    uint32_t rounded = (pun.u + 0x7fffu + ((pun.u >> 16) & 1)) >> 16;
+    uint32_t quiet = (pun.u >> 16) | 0x40; /* a NaN whose payload lies in the low half must not become infinity */
+    return (uint16_t)((pun.u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded);
+}
+
 #endif

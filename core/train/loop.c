@@ -50,9 +50,6 @@ static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task
     if (task->steps < 1)
         return ht_fail(err, HT_ERR_USAGE, "there are %" PRId64 " optimizer steps to do; at least 1 is needed",
                        task->steps);
-    for (int i = 0; i < run->model_count; i++)
-        if (run->models[i].trainable->model->weights.dtype != HT_F32)
-            return ht_fail(err, HT_ERR_USAGE, "train.dtype = bf16: weights are trained in f32 only");
     l->stride = task->checkpoint_stride > 0 ? task->checkpoint_stride : 1;
     const ht_train_config *c = l->config;
     int64_t warmup = (int64_t)ceil(c->warmup_share * (double)task->steps);
@@ -64,8 +61,7 @@ static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task
                                 .steps = task->steps};
     for (int i = 0; i < run->model_count; i++) {
         ht_train_model *m = &run->models[i];
-        ht_params *params[PARTS_A_MODEL] = {&m->trainable->model->weights, &m->trainable->m,
-                                            &m->trainable->v};
+        ht_params *params[PARTS_A_MODEL] = {&m->trainable->master, &m->trainable->m, &m->trainable->v};
         snprintf(l->norm_names[i], sizeof l->norm_names[i], "%s%sgrad_norm", i ? m->name : "", i ? "_" : "");
         for (int k = 0; k < PARTS_A_MODEL; k++) {
             int p = i * PARTS_A_MODEL + k;
@@ -98,8 +94,8 @@ static ht_status begin_run(loop *l, ht_error *err) {
                                                 .folder = l->config->out},
                                   &l->run_id, err));
     }
-    note = json_pack("{s:s, s:s, s:I, s:I, s:I, s:O}", "stage", run->lineage.stage, "data_hash",
-                     run->data_hash, "steps", (json_int_t)l->task->steps, "run_id", (json_int_t)l->run_id,
+    note = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:O}", "stage", run->lineage.stage, "data_hash",
+                     run->data_hash, "dtype", ht_dtype_torch_name(ht_backend_dtype(run->setup->be)), "steps", (json_int_t)l->task->steps, "run_id", (json_int_t)l->run_id,
                      "parent_id", (json_int_t)l->parent_id, "config", run->invocation->resolved);
     if (!note) {
         status = ht_fail(err, HT_ERR_NOMEM, "out of memory for \"%s\"", l->paths.run);
@@ -118,15 +114,16 @@ static ht_status check_same_run(loop *l, ht_error *err) {
     json_t *note = NULL;
     HT_TRY(ht_json_read(l->paths.run, &note, err));
     const char *stage = ht_json_string(note, "stage"), *hash = ht_json_string(note, "data_hash");
+    const char *dtype = ht_json_string(note, "dtype"), *dtype_now = ht_dtype_torch_name(ht_backend_dtype(l->run->setup->be));
     const json_t *config = json_object_get(note, "config");
     int64_t steps = 0;
     HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "steps", 1}, 1, INT64_MAX, &steps, err));
     HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "run_id", 1}, 0, INT64_MAX, &l->run_id, err));
     HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "parent_id", 1}, 0, INT64_MAX, &l->parent_id,
                            err));
-    if (!stage || !hash || !json_is_object(config)) {
-        status =
-            ht_fail(err, HT_ERR_DATA, "%s: \"stage\", \"data_hash\" or \"config\" is missing", l->paths.run);
+    if (!stage || !hash || !dtype || !json_is_object(config)) {
+        status = ht_fail(err, HT_ERR_DATA, "%s: \"stage\", \"data_hash\", \"dtype\" or \"config\" is missing",
+                         l->paths.run);
         goto done;
     }
     if (strcmp(stage, l->run->lineage.stage) != 0) {
@@ -137,6 +134,12 @@ static ht_status check_same_run(loop *l, ht_error *err) {
     status = ht_config_check_same(l->run->invocation->command, config, l->run->invocation->resolved, err);
     if (status != HT_OK) {
         ht_fail_in(err, "cannot resume \"%s\"", l->config->out);
+        goto done;
+    }
+    if (strcmp(dtype, dtype_now) != 0) {
+        status = ht_fail(err, HT_ERR_USAGE,
+                         "cannot resume \"%s\": it was begun in %s, and train.dtype = auto means %s on this machine",
+                         l->config->out, dtype, dtype_now);
         goto done;
     }
     if (strcmp(hash, l->run->data_hash) != 0 || steps != l->task->steps)
@@ -172,8 +175,10 @@ static ht_status restore(loop *l, int64_t *metrics_bytes, ht_error *err) {
     HT_TRY(ht_train_state_load(l->paths.state, step, l->parts, l->run->model_count * PARTS_A_MODEL,
                                l->run->setup->be, err));
     if (l->task->load) HT_TRY(l->task->load(l->task->self, json_object_get(values, "task"), err));
-    for (int i = 0; i < l->run->model_count; i++)
+    for (int i = 0; i < l->run->model_count; i++) {
+        HT_TRY(ht_trainable_refresh(l->run->models[i].trainable, err));
         l->run->models[i].trainable->updates = step;
+    }
     l->updates = l->last_saved = step;
     ht_info("going on from step %" PRId64 " of %" PRId64, step, l->task->steps);
 done:

@@ -33,7 +33,7 @@ typedef struct ht_train_config {
     int resume, dry_run;
     int64_t threads, seed, round;
     int backend; /* ht_backend_kind */
-    int dtype;   /* ht_dtype of weights and activations: HT_F32 or HT_BF16 */
+    int dtype;   /* ht_dtype_choice, of weights and activations */
     double lr, final_lr, warmup_share;
     int64_t warmup_min;
     int schedule; /* ht_schedule_kind */
@@ -43,7 +43,6 @@ typedef struct ht_train_config {
     int recompute;
 } ht_train_config;
 
-extern const char *const ht_train_dtype_names[]; /* in the order of ht_dtype: "f32", "bf16" */
 /* in the order of ht_schedule_kind: "constant", "cosine" */
 extern const char *const ht_train_schedule_names[];
 
@@ -85,7 +84,7 @@ extern const char *const ht_train_schedule_names[];
                      "weight decay of matrices; gains have none"),                                           \
         HT_OPT_FLOAT(ht_train_config, optimizer.clip, "optim.clip", "1.0", 0, 1e9, 0,                        \
                      "largest 2-norm of the gradient; 0: no clipping"),                                      \
-        HT_OPT_CHOICE(ht_train_config, dtype, "train.dtype", "f32", ht_train_dtype_names, 0,                 \
+        HT_OPT_CHOICE(ht_train_config, dtype, "train.dtype", "f32", ht_dtype_choice_names, 0,                 \
                       "type of weights and activations; bf16 keeps f32 master weights"),                     \
         HT_OPT_INT(ht_train_config, micro_tokens, "train.micro_tokens", "4096", 8, 1 << 24, 0,               \
                    "tokens a forward and backward pass; bounds memory"),                                     \

@@ -19,18 +19,21 @@ static const op_matrix_case op_matrix_cases[] = {
     {7, 288}, {130, 127}, {33, 768}, {2, 4096}, {3, 11008},
 };
 
+/* What forward products add: nothing, another tensor, or the output itself. */
+typedef enum op_add { ADD_NOTHING, ADD_OTHER, ADD_SELF } op_add;
+
 typedef struct op_product_case {
     int64_t M, N, K;
-    ht_accumulate accumulate;
+    op_add add;
 } op_product_case;
 
 static const op_product_case op_product_cases[] = {
-    {1, 1, 1, HT_OVERWRITE},      {1, 5, 7, HT_ACCUMULATE},      {3, 2, 63, HT_OVERWRITE},
-    {63, 63, 63, HT_ACCUMULATE},  {63, 64, 32, HT_OVERWRITE},    {64, 63, 32, HT_OVERWRITE},
-    {64, 64, 64, HT_ACCUMULATE},  {65, 17, 129, HT_OVERWRITE},   {2, 1000, 288, HT_OVERWRITE},
-    {128, 96, 63, HT_ACCUMULATE}, {300, 33, 1, HT_OVERWRITE},    {1, 768, 300, HT_ACCUMULATE},
-    {1, 32000, 16, HT_OVERWRITE}, {257, 200, 130, HT_OVERWRITE}, {16, 256, 1024, HT_OVERWRITE},
-    {520, 40, 24, HT_ACCUMULATE},
+    {1, 1, 1, ADD_NOTHING},      {1, 5, 7, ADD_SELF},        {3, 2, 63, ADD_NOTHING},
+    {63, 63, 63, ADD_OTHER},     {63, 64, 32, ADD_NOTHING},  {64, 63, 32, ADD_NOTHING},
+    {64, 64, 64, ADD_SELF},      {65, 17, 129, ADD_NOTHING}, {2, 1000, 288, ADD_NOTHING},
+    {128, 96, 63, ADD_OTHER},    {300, 33, 1, ADD_NOTHING},  {1, 768, 300, ADD_OTHER},
+    {1, 32000, 16, ADD_NOTHING}, {257, 200, 130, ADD_SELF},  {16, 256, 1024, ADD_NOTHING},
+    {520, 40, 24, ADD_OTHER},    {1300, 24, 40, ADD_OTHER},
 };
 
 typedef struct op_embedding_case {
@@ -82,10 +85,10 @@ typedef struct op_cached_case {
 } op_cached_case;
 
 static const op_cached_case op_cached_cases[] = {
-    {1, 1, 16, 1, {1, 0, 0, 1}, {1, 0, 0, 1}},     /* one token, nothing before it */
+    {1, 1, 16, 16, {1, 0, 0, 1}, {1, 0, 0, 1}},    /* one token, nothing before it */
     {4, 2, 32, 16, {5, 0, 29, 63}, {5, 0, 0, 1}},  /* prefill */
     {8, 2, 64, 16, {7, 0, 0, 1}, {7, 0, 13, 70}},  /* decoding */
-    {8, 1, 16, 7, {6, 4, 0, 5}, {6, 2, 31, 90}},   /* checking proposals of five */
+    {8, 1, 10, 48, {6, 4, 0, 5}, {6, 2, 31, 90}},  /* checking proposals of five; heads of no whole vectors */
     {8, 8, 48, 16, {9, 0, 5, 11}, {9, 0, 17, 40}}, /* prefill and decoding mixed */
     {4, 1, 128, 32, {3, 1, 0, 2}, {3, 0, 63, 200}},
 };

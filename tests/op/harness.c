@@ -81,8 +81,8 @@ int op_backend_computes(ht_backend *be, ht_dtype dtype) {
     op_result result;
     op_run run = {.dtype = dtype};
     op_run_begin(&run, be, &result);
-    ht_tensor x = op_tensor(&run, dtype, 1, 2, ones), y = op_tensor(&run, dtype, 1, 2, NULL);
-    ht_status status = ht_rms_norm_forward(be, &y, op_floats(&run, 1, NULL), &x, &x, 1e-5f, &run.err);
+    ht_tensor x = op_tensor(&run, dtype, 1, 2, ones), y = op_tensor(&run, dtype, 1, 1, NULL);
+    ht_status status = ht_matmul_forward(be, &y, &x, &x, NULL, &run.err);
     if (status != HT_OK) fprintf(stderr, "no %s cases: %s\n", ht_dtype_torch_name(dtype), run.err.message);
     op_run_end(&run);
     return status != HT_ERR_USAGE;
@@ -251,6 +251,7 @@ const op_family op_families[] = {
     FAMILY(rms_norm_forward, op_matrix_cases, .dtype_count = 2, .any_threads = 1),
     FAMILY(rms_norm_backward, op_matrix_cases, .dtype_count = 2),
     FAMILY(matmul_forward, op_product_cases, .dtype_count = 2),
+    FAMILY(matmul_rows, op_product_cases, .dtype_count = 2, .any_threads = 1),
     FAMILY(matmul_backward_data, op_product_cases, .dtype_count = 2),
     FAMILY(matmul_backward_weight, op_product_cases, .dtype_count = 2),
     FAMILY(rope, op_rope_cases, .dtype_count = 2, .any_threads = 1),

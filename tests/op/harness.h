@@ -69,7 +69,7 @@ typedef struct op_run {
 /* Kind named by HALTER_TEST_BACKEND; exits 77 (skipped) when this build or machine has none. */
 ht_backend *op_backend_open(int threads);
 
-/* 0 when the backend refuses (HT_ERR_USAGE) to compute in `dtype`: asked once, of a norm. Its cases are then
+/* 0 when the backend refuses (HT_ERR_USAGE) to compute in `dtype`: asked once, of a product. Its cases are then
  * not run. */
 int op_backend_computes(ht_backend *be, ht_dtype dtype);
 
@@ -138,6 +138,7 @@ void run_gather_rows(op_run *run, int64_t index);
 void run_scatter_rows(op_run *run, int64_t index);
 void run_copy(op_run *run, int64_t index);
 void run_matmul_forward(op_run *run, int64_t index);
+void run_matmul_rows(op_run *run, int64_t index);
 void run_matmul_backward_data(op_run *run, int64_t index);
 void run_matmul_backward_weight(op_run *run, int64_t index);
 void run_attention_forward(op_run *run, int64_t index);

@@ -178,89 +178,107 @@ static cached_run plan_cache(op_run *run, const op_cached_case *c) {
     return p;
 }
 
-static int64_t page_row(const cached_run *p, int64_t block_size, int64_t s, int64_t position) {
-    return p->tables[s * p->max_blocks + position / block_size] * block_size + position % block_size;
-}
-
-/* Pages holding the past of `whole`, NaN elsewhere; with_new: also the new rows, which is what must come out.
- */
-static double *pages_of(const cached_run *p, const op_cached_case *c, const double *whole, int with_new) {
-    double *pages = op_zeros(p->blocks * c->block_size * p->narrow);
-    for (int64_t i = 0; i < p->blocks * c->block_size * p->narrow; i++)
-        pages[i] = 0.5;
-    for (int64_t s = 0; s < p->S; s++) {
-        int64_t length = with_new ? p->whole[s + 1] - p->whole[s] : p->past[s];
-        for (int64_t i = 0; i < length; i++) {
-            memcpy(pages + page_row(p, c->block_size, s, i) * p->narrow,
-                   whole + (p->whole[s] + i) * p->narrow, (size_t)p->narrow * sizeof *pages);
-        }
-    }
-    return pages;
-}
-
-/* The new rows of whole [.., cols] end to end. */
-static double *new_rows(const cached_run *p, const double *whole, int64_t cols) {
-    double *rows = op_zeros(p->T * cols);
-    for (int64_t s = 0; s < p->S; s++) {
-        memcpy(rows + p->start[s] * cols, whole + (p->whole[s] + p->past[s]) * cols,
-               (size_t)((p->start[s + 1] - p->start[s]) * cols) * sizeof *rows);
-    }
+/* Rows [from[s], from[s] + rows of s) of each sequence in whole [.., cols], packed by `start`. */
+static double *part_of(const cached_run *p, const double *whole, int64_t cols, const int32_t *start,
+                       const int32_t *from) {
+    double *rows = op_zeros(start[p->S] * cols);
+    for (int64_t s = 0; s < p->S; s++)
+        memcpy(rows + start[s] * cols, whole + (p->whole[s] + from[s]) * cols,
+               (size_t)((start[s + 1] - start[s]) * cols) * sizeof *rows);
     return rows;
 }
 
-static ht_tensor new_rows_tensor(op_run *run, const cached_run *p, const double *whole, int64_t cols) {
-    double *rows = new_rows(p, whole, cols);
-    ht_tensor t = op_tensor(run, run->dtype, p->T, cols, rows);
+static ht_tensor part_tensor(op_run *run, const cached_run *p, const double *whole, int64_t cols, const int32_t *start,
+                             const int32_t *from) {
+    double *rows = part_of(p, whole, cols, start, from);
+    ht_tensor t = op_tensor(run, run->dtype, start[p->S], cols, rows);
     free(rows);
     return t;
 }
 
-static ht_tensor page_tensor(op_run *run, const cached_run *p, const op_cached_case *c, const double *whole) {
-    double *pages = pages_of(p, c, whole, 0);
+/* A sequence's q, k, v from the first position to the last. */
+typedef struct cached_inputs {
+    double *q, *k, *v;
+} cached_inputs;
+
+/* Runs rows `start` of each sequence that lie behind `past` positions; *out = what came out. */
+static ht_tensor run_part(op_run *run, const op_cached_case *c, const cached_run *p, const cached_inputs *in,
+                          ht_kv_pages *pages, const int32_t *start, const int32_t *past) {
+    ht_tensor q = part_tensor(run, p, in->q, p->wide, start, past);
+    ht_tensor k = part_tensor(run, p, in->k, p->narrow, start, past);
+    ht_tensor v = part_tensor(run, p, in->v, p->narrow, start, past);
+    ht_tensor out = op_tensor(run, run->dtype, start[p->S], p->wide, NULL);
+    const ht_cached_shape shape = {.heads = c->heads,
+                                   .kv_heads = c->kv_heads,
+                                   .head_dim = c->head_dim,
+                                   .sequences = p->S,
+                                   .seq_start = op_ids(run, start, p->S + 1),
+                                   .past = op_ids(run, past, p->S),
+                                   .block_tables = op_ids(run, p->tables, p->S * p->max_blocks),
+                                   .max_blocks = p->max_blocks,
+                                   .seq_start_host = start,
+                                   .past_host = past,
+                                   .block_tables_host = p->tables};
+    op_check(run, ht_attention_cached(run->be, &out, &q, &k, &v, pages, &shape, &run->err));
+    return out;
+}
+
+/* Pages full of something finite: what a block's last owner left there. */
+static ht_tensor used_pages(op_run *run, const cached_run *p, const op_cached_case *c) {
     int strided = run->strided;
+    int64_t rows = p->blocks * c->block_size;
+    double *content = op_zeros(rows * p->narrow);
+    for (int64_t i = 0; i < rows * p->narrow; i++)
+        content[i] = 0.5;
     run->strided = 0; /* pages are contiguous */
-    ht_tensor t = op_tensor(run, run->dtype, p->blocks * c->block_size, p->narrow, pages);
+    ht_tensor t = op_tensor(run, run->dtype, rows, p->narrow, content);
     run->strided = strided;
-    free(pages);
+    free(content);
     return t;
 }
 
+/* A block that no sequence owns is as it was. */
+static void check_foreign_block(op_run *run, const char *name, const cached_run *p, const op_cached_case *c,
+                                const ht_tensor *pages) {
+    int64_t block = 0, n = c->block_size * p->narrow;
+    for (int64_t i = 0; i < p->S * p->max_blocks; i++)
+        if (p->tables[i] == block) block++, i = -1;
+    ht_tensor rows = ht_tensor_rows(*pages, block * c->block_size, c->block_size);
+    double *expected = op_zeros(n);
+    for (int64_t i = 0; i < n; i++)
+        expected[i] = 0.5;
+    op_output_tensor(run, name, &rows, expected, (op_tolerance){0});
+}
+
+/* The past goes into the cache by the operation itself, as what lies where in a block is the backend's affair. */
 void run_attention_cached(op_run *run, int64_t index) {
     const op_cached_case *c = &op_cached_cases[index];
     cached_run p = plan_cache(run, c);
     int64_t W = p.whole[p.S];
-    double *q = op_normal(run, run->dtype, W * p.wide, 1);
-    double *k = op_normal(run, run->dtype, W * p.narrow, 1), *v = op_normal(run, run->dtype, W * p.narrow, 1);
-    ht_tensor tq = new_rows_tensor(run, &p, q, p.wide), tk = new_rows_tensor(run, &p, k, p.narrow);
-    ht_tensor tv = new_rows_tensor(run, &p, v, p.narrow),
-              tout = op_tensor(run, run->dtype, p.T, p.wide, NULL);
-    ht_kv_pages pages = {page_tensor(run, &p, c, k), page_tensor(run, &p, c, v), c->block_size};
-    const ht_cached_shape shape = {.heads = c->heads,
-                                   .kv_heads = c->kv_heads,
-                                   .head_dim = c->head_dim,
-                                   .sequences = p.S,
-                                   .seq_start = op_ids(run, p.start, p.S + 1),
-                                   .past = op_ids(run, p.past, p.S),
-                                   .block_tables = op_ids(run, p.tables, p.S * p.max_blocks),
-                                   .max_blocks = p.max_blocks,
-                                   .seq_start_host = p.start,
-                                   .past_host = p.past,
-                                   .block_tables_host = p.tables};
-    op_check(run, ht_attention_cached(run->be, &tout, &tq, &tk, &tv, &pages, &shape, &run->err));
+    cached_inputs in = {op_normal(run, run->dtype, W * p.wide, 1), op_normal(run, run->dtype, W * p.narrow, 1),
+                        op_normal(run, run->dtype, W * p.narrow, 1)};
+    ht_kv_pages pages = {used_pages(run, &p, c), used_pages(run, &p, c), c->block_size};
+    int32_t *none = calloc((size_t)p.S, sizeof *none), *past_start = calloc((size_t)p.S + 1, sizeof *past_start);
+    for (int64_t s = 0; s < p.S; s++)
+        past_start[s + 1] = past_start[s] + p.past[s];
+    run_part(run, c, &p, &in, &pages, past_start, none);
+    ht_tensor out = run_part(run, c, &p, &in, &pages, p.start, p.past);
 
-    double *keys = pages_of(&p, c, k, 1), *values = pages_of(&p, c, v, 1);
-    if (run->wrong) memset(k, 0, (size_t)p.narrow * sizeof *k), memset(v, 0, (size_t)p.narrow * sizeof *v);
-    double *out = op_zeros(W * p.wide);
+    if (run->wrong) /* the first position's key and value are lost */
+        memset(in.k, 0, (size_t)p.narrow * sizeof *in.k), memset(in.v, 0, (size_t)p.narrow * sizeof *in.v);
+    double *whole = op_zeros(W * p.wide);
     const ref_attention exact = {c->heads, c->kv_heads, c->head_dim, p.S, p.whole};
-    ref_attention_forward(out, NULL, q, k, v, &exact);
-    op_output_tensor(run, "out", &tout, new_rows(&p, out, p.wide),
+    ref_attention_forward(whole, NULL, in.q, in.k, in.v, &exact);
+    op_output_tensor(run, "out", &out, part_of(&p, whole, p.wide, p.start, p.past),
                      (op_tolerance){2 * SUM_ROUNDINGS(c->head_dim + W), op_bf16(run, 2), 0});
-    op_output_tensor(run, "keys", &pages.keys, keys, (op_tolerance){0});
-    op_output_tensor(run, "values", &pages.values, values, (op_tolerance){0});
-    free(out);
-    free(v);
-    free(k);
-    free(q);
+    check_foreign_block(run, "keys", &p, c, &pages.keys);
+    check_foreign_block(run, "values", &p, c, &pages.values);
+    free(whole);
+    free(none);
+    free(past_start);
+    free(in.v);
+    free(in.k);
+    free(in.q);
     free(p.tables);
     free(p.whole);
     free(p.past);

@@ -37,7 +37,7 @@ static loss_arrays arrays_of(const ref_row_loss *rows, int64_t R) {
 void run_token_loss(op_run *run, int64_t index) {
     const op_loss_case *c = &op_loss_cases[index];
     int64_t R = c->rows, V = c->vocab;
-    double *logits = op_normal(run, run->dtype, R * V, c->deviation);
+    double *logits = op_normal(run, HT_F32, R * V, c->deviation);
     int32_t *targets = op_integers(run, R, V);
     targets[0] = (int32_t)V - 1;
     double *logp = op_zeros(R), *entropy = op_zeros(R);
@@ -50,33 +50,34 @@ void run_token_loss(op_run *run, int64_t index) {
     }
     loss_arrays arrays = arrays_of(rows, R);
 
-    ht_tensor tlogits = op_tensor(run, run->dtype, R, V, logits);
+    int with_loss = c->kind != HT_TOKEN_LOSS_NONE;
+    /* The gradient goes to its own place, or over the logits. */
+    ht_tensor tlogits = op_tensor(run, HT_F32, R, V, logits), tdlogits = tlogits;
+    if (run->dtype != HT_F32 || index % 2) tdlogits = op_tensor(run, run->dtype, R, V, NULL);
     float *tlogp = op_floats(run, R, NULL), *tentropy = op_floats(run, R, NULL);
     const ht_token_loss loss = {.kind = c->kind,
                                 .weight = op_floats(run, R, arrays.weight),
                                 .old_logp = op_floats(run, R, arrays.old_logp),
                                 .advantage = op_floats(run, R, arrays.advantage),
                                 .clip = 0.2f};
-    op_check(run, ht_token_loss_forward(run->be, &tlogits, op_ids(run, targets, R), tlogp, tentropy, &loss,
-                                        &run->err));
+    op_check(run, ht_token_loss_forward(run->be, &tlogits, with_loss ? &tdlogits : NULL, op_ids(run, targets, R),
+                                        tlogp, tentropy, &loss, &run->err));
 
     if (run->wrong) { /* the last token of the vocabulary is lost */
         for (int64_t r = 0; r < R; r++)
             logits[r * V + V - 1] = -1e4;
         ref_token_logp(logp, entropy, logits, targets, R, V);
     }
-    double *dlogits = op_duplicate(logits, R * V);
-    if (c->kind != HT_TOKEN_LOSS_NONE) {
-        for (int64_t r = 0; r < R; r++)
-            ref_row_loss_backward(dlogits + r * V, logits + r * V, targets[r], V, &rows[r]);
-    }
     /* A logit of size x carries x * 2^-24 into its exponential; 6 deviations bound x. The sum has V terms. */
     double n = SUM_ROUNDINGS(V) + 16 * (1 + 6 * c->deviation);
     op_output_floats(run, "logp", tlogp, R, 1, logp, (op_tolerance){n, 0, 1});
     op_output_floats(run, "entropy", tentropy, R, 1, entropy, (op_tolerance){n, 0, 1});
-    op_tolerance gradient = {c->kind == HT_TOKEN_LOSS_NONE ? 0 : n, 0, 0};
-    if (c->kind != HT_TOKEN_LOSS_NONE) gradient.bf16_roundings = op_bf16(run, 1);
-    op_output_tensor(run, "dlogits", &tlogits, dlogits, gradient);
+    if (with_loss) {
+        double *dlogits = op_zeros(R * V);
+        for (int64_t r = 0; r < R; r++)
+            ref_row_loss_backward(dlogits + r * V, logits + r * V, targets[r], V, &rows[r]);
+        op_output_tensor(run, "dlogits", &tdlogits, dlogits, (op_tolerance){n, op_bf16(run, 1), 0});
+    }
     free(arrays.advantage);
     free(arrays.old_logp);
     free(arrays.weight);
@@ -95,13 +96,21 @@ void run_adamw(op_run *run, int64_t index) {
         .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 0.37, .step = c->step};
     args.decay = index % 2 ? 0 : 0.1;
     float *tw = op_floats(run, c->n, w), *tm = op_floats(run, c->n, m), *tv = op_floats(run, c->n, v);
-    op_check(run, ht_adamw(run->be, tw, tm, tv, op_floats(run, c->n, grad), c->n, &args, &run->err));
+    float *tgrad = op_floats(run, c->n, grad);
+    ht_tensor rounded = op_tensor(run, HT_BF16, 1, c->n, NULL);
+    op_check(run,
+             ht_adamw(run->be,
+                      &(ht_adamw_run){
+                          .w = tw, .bf16 = index % 2 ? rounded.data : NULL, .m = tm, .v = tv, .grad = tgrad, .n = c->n},
+                      &args, &run->err));
     if (run->wrong) args.step++; /* a bias correction one step off */
     ref_adamw(w, m, v, grad, c->n, &args);
     /* A handful of operations, and 1 - beta in f32 has lost up to four bits to cancellation. */
+    if (index % 2) op_output_tensor(run, "bf16", &rounded, op_duplicate(w, c->n), (op_tolerance){16, 1, 0});
     op_output_floats(run, "w", tw, 1, c->n, w, (op_tolerance){16, 0, 0});
     op_output_floats(run, "m", tm, 1, c->n, m, (op_tolerance){32, 0, 0});
     op_output_floats(run, "v", tv, 1, c->n, v, (op_tolerance){64, 0, 0});
+    op_output_floats(run, "grad", tgrad, 1, c->n, op_zeros(c->n), (op_tolerance){0});
     free(grad);
 }
 

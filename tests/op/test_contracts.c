@@ -47,7 +47,8 @@ static void test_contracts__rows_refuse(void **state) {
     narrow.stride = 7; /* rows would overlap */
     REFUSED(ht_copy(backend, &rows5, &a, &err));
     REFUSED(ht_copy(backend, &cols7, &a, &err));
-    REFUSED(ht_copy(backend, &bf16, &a, &err));
+    REFUSED(ht_copy(backend, &half, &a, &err));
+    REFUSED(ht_copy(backend, &a, &half, &err));
     REFUSED(ht_copy(backend, &narrow, &a, &err));
 
     REFUSED(ht_embedding_forward(backend, &cols7, &a, ids(), &err));
@@ -89,16 +90,22 @@ static void test_contracts__products_refuse(void **state) {
     ht_tensor w_bf16 = typed(HT_BF16, 6, 8), x_bf16 = typed(HT_BF16, 4, 8), half_y = typed(HT_F16, 4, 6);
     ht_tensor half_x = typed(HT_F16, 4, 8), half_w = typed(HT_F16, 6, 8), narrow = f32(4, 8);
     narrow.stride = 7;
-    REFUSED(ht_matmul_forward(backend, &y, &x5, &w, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_forward(backend, &y, &x, &w9, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_forward(backend, &y, &x, &w7, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_forward(backend, &y, &x, &w_bf16, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_forward(backend, &y, &narrow, &w, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_forward(backend, &half_y, &half_x, &half_w, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_backward_data(backend, &x5, &y, &w, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_backward_data(backend, &x, &y, &w7, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_backward_data(backend, &x, &y, &w9, HT_OVERWRITE, &err));
-    REFUSED(ht_matmul_backward_data(backend, &x, &y, &w_bf16, HT_OVERWRITE, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &x5, &w, NULL, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &x, &w9, NULL, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &x, &w7, NULL, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &x, &w_bf16, NULL, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &narrow, &w, NULL, &err));
+    REFUSED(ht_matmul_forward(backend, &half_y, &half_x, &half_w, NULL, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &x, &w, &x, &err));
+    REFUSED(ht_matmul_forward(backend, &y, &x, &w, &half_y, &err));
+    REFUSED(ht_matmul_rows(backend, &y, &x5, &w, NULL, &err));
+    REFUSED(ht_matmul_rows(backend, &y, &x, &w9, NULL, &err));
+    REFUSED(ht_matmul_rows(backend, &y, &x, &w_bf16, NULL, &err));
+    REFUSED(ht_matmul_rows(backend, &y, &x, &w, &x, &err));
+    REFUSED(ht_matmul_backward_data(backend, &x5, &y, &w, &err));
+    REFUSED(ht_matmul_backward_data(backend, &x, &y, &w7, &err));
+    REFUSED(ht_matmul_backward_data(backend, &x, &y, &w9, &err));
+    REFUSED(ht_matmul_backward_data(backend, &x, &y, &w_bf16, &err));
     REFUSED(ht_matmul_backward_weight(backend, &w7, &y, &x, &err));
     REFUSED(ht_matmul_backward_weight(backend, &w9, &y, &x, &err));
     REFUSED(ht_matmul_backward_weight(backend, &w, &y, &x5, &err));
@@ -180,12 +187,14 @@ static void test_contracts__attention_refuses(void **state) {
     cached_uneven.kv_heads = 3;
     ht_kv_pages pages = {f32(32, 16), f32(32, 16), 16}, thin = {f32(32, 8), f32(32, 8), 16};
     ht_kv_pages unlike = {f32(32, 16), f32(16, 16), 16},
-                pages_bf16 = {typed(HT_BF16, 32, 16), typed(HT_BF16, 32, 16), 16};
+                pages_bf16 = {typed(HT_BF16, 32, 16), typed(HT_BF16, 32, 16), 16},
+                odd = {f32(32, 16), f32(32, 16), 8};
     REFUSED(ht_attention_cached(backend, &out, &q5, &k, &v, &pages, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k8, &v, &pages, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k, &v, &thin, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k, &v, &unlike, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k, &v, &pages_bf16, &cached, &err));
+    REFUSED(ht_attention_cached(backend, &out, &q, &k, &v, &odd, &cached, &err));
     REFUSED(ht_attention_cached(backend, &out, &q, &k, &v, &pages, &cached_uneven, &err));
     assert_int_equal(failures, 0);
 }
@@ -201,14 +210,23 @@ static void test_contracts__losses_refuse(void **state) {
         .kind = HT_TOKEN_LOSS_CLIP, .weight = memory, .advantage = memory, .clip = 0.2f};
     const ht_token_loss clipless = {
         .kind = HT_TOKEN_LOSS_CLIP, .weight = memory, .advantage = memory, .old_logp = memory, .clip = 0};
-    REFUSED(ht_token_loss_forward(backend, &half, ids(), memory, NULL, &none, &err));
-    REFUSED(ht_token_loss_forward(backend, &narrow, ids(), memory, NULL, &none, &err));
-    REFUSED(ht_token_loss_forward(backend, &logits, ids(), memory, NULL, &weightless, &err));
-    REFUSED(ht_token_loss_forward(backend, &logits, ids(), memory, NULL, &oldless, &err));
-    REFUSED(ht_token_loss_forward(backend, &logits, ids(), memory, NULL, &clipless, &err));
+    const ht_token_loss nll = {.kind = HT_TOKEN_LOSS_NLL, .weight = memory};
+    ht_tensor bf16 = typed(HT_BF16, 4, 16), short_one = f32(3, 16);
+#define LOSS(logits, dlogits, loss) ht_token_loss_forward(backend, logits, dlogits, ids(), memory, NULL, loss, &err)
+    REFUSED(LOSS(&half, NULL, &none));
+    REFUSED(LOSS(&bf16, NULL, &none));
+    REFUSED(LOSS(&narrow, NULL, &none));
+    REFUSED(LOSS(&logits, &logits, &weightless));
+    REFUSED(LOSS(&logits, &logits, &oldless));
+    REFUSED(LOSS(&logits, &logits, &clipless));
+    REFUSED(LOSS(&logits, NULL, &nll));
+    REFUSED(LOSS(&logits, &short_one, &nll));
+    REFUSED(LOSS(&logits, &half, &nll));
+#undef LOSS
     const ht_adamw_args step0 = {
         .lr = 1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 0};
-    REFUSED(ht_adamw(backend, memory, memory, memory, memory, 4, &step0, &err));
+    const ht_adamw_run run = {.w = memory, .m = memory, .v = memory, .grad = memory, .n = 4};
+    REFUSED(ht_adamw(backend, &run, &step0, &err));
     const ht_sampling greedy[4] = {{.top_p = 1}, {.top_p = 1}, {.top_p = 1}, {.top_p = 1}};
     int32_t tokens[4];
     REFUSED(ht_sample(backend, &half, greedy, tokens, NULL, &err));

@@ -1,28 +1,48 @@
 #include <math.h>
 
 #include "core/backend/cpu/cpu.h"
+#include "core/backend/cpu/rows.h"
 
-ht_status ht_cpu_adamw(ht_backend *be, float *restrict w, float *restrict m, float *restrict v,
-                       const float *restrict grad, int64_t n, const ht_adamw_args *args, ht_error *err) {
-    (void)err;
-    float beta1 = (float)args->beta1, beta2 = (float)args->beta2, eps = (float)args->eps;
-    float scale = (float)args->grad_scale, keep = (float)(1.0 - args->lr * args->decay);
-    float correction2 = (float)(1.0 / sqrt(1.0 - pow(args->beta2, (double)args->step)));
-    float rate = (float)(args->lr / (1.0 - pow(args->beta1, (double)args->step)));
-#pragma omp parallel for simd schedule(static) num_threads(be->threads) if (n > 65536)
+/* The constants of one update, in f32. */
+typedef struct update {
+    float beta1, beta2, eps, scale, keep, rate, correction2;
+} update;
+
+static void update_piece(const ht_adamw_run *run, int64_t first, int64_t n, const update *u) {
+    float *restrict w = run->w + first, *restrict m = run->m + first, *restrict v = run->v + first;
+    float *restrict grad = run->grad + first;
     for (int64_t i = 0; i < n; i++) {
-        float g = grad[i] * scale;
-        float first = beta1 * m[i] + (1.0f - beta1) * g;
-        float second = beta2 * v[i] + (1.0f - beta2) * g * g;
-        m[i] = first;
-        v[i] = second;
-        w[i] = w[i] * keep - rate * first / (sqrtf(second) * correction2 + eps);
+        float g = grad[i] * u->scale;
+        float average = u->beta1 * m[i] + (1.0f - u->beta1) * g;
+        float square = u->beta2 * v[i] + (1.0f - u->beta2) * g * g;
+        m[i] = average;
+        v[i] = square;
+        w[i] = w[i] * u->keep - u->rate * average / (sqrtf(square) * u->correction2 + u->eps);
+        grad[i] = 0;
     }
+    if (run->bf16) ht_to_bf16((uint16_t *)run->bf16 + first, w, n);
+}
+
+ht_status HT_CPU(adamw)(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err) {
+    (void)err;
+    const update u = {
+        .beta1 = (float)args->beta1,
+        .beta2 = (float)args->beta2,
+        .eps = (float)args->eps,
+        .scale = (float)args->grad_scale,
+        .keep = (float)(1.0 - args->lr * args->decay),
+        .rate = (float)(args->lr / (1.0 - pow(args->beta1, (double)args->step))),
+        .correction2 = (float)(1.0 / sqrt(1.0 - pow(args->beta2, (double)args->step))),
+    };
+    int64_t pieces = (run->n + HT_PIECE - 1) / HT_PIECE;
+#pragma omp parallel for schedule(static) num_threads(be->threads) if (pieces > 64)
+    for (int64_t piece = 0; piece < pieces; piece++)
+        update_piece(run, piece * HT_PIECE, ht_piece(run->n, piece * HT_PIECE), &u);
     return HT_OK;
 }
 
 /* Fixed blocks, each summed by one thread, then added in order: the same bits for any number of threads. */
-ht_status ht_cpu_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err) {
+ht_status HT_CPU(sum_squares)(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err) {
     enum { BLOCK = 65536 };
     int64_t blocks = (n + BLOCK - 1) / BLOCK;
     ht_status status = ht_cpu_scratch_all(be, (size_t)blocks * sizeof(double), err);

@@ -5,37 +5,57 @@
 #define HT_BACKEND_CPU_ATTENTION_H
 
 #include "core/backend/cpu/cpu.h"
+#include "core/backend/cpu/rows.h"
 #include "core/backend/cpu/tile.h"
 
 /* Rows of a score tile, and keys. 64 x 64 f32 is 16 KiB: scores, keys and values of a tile stay in the first caches. */
 enum { HT_TILE_ROWS = 64, HT_TILE_KEYS = 64 };
 
-/* Where a sequence's key or value rows lie: one run of rows, or pages. */
-typedef struct ht_row_source {
-    const float *base;
-    int64_t stride;
-    const int32_t *blocks; /* NULL: rows base + p * stride */
-    int64_t block_size;
-} ht_row_source;
-
-static inline const float *ht_source_row(const ht_row_source *source, int64_t position) {
-    if (!source->blocks) return source->base + position * source->stride;
-    int64_t block = source->blocks[position / source->block_size];
-    return source->base + (block * source->block_size + position % source->block_size) * source->stride;
+/* to[d] = scale * row[col + d] for d < width, zero up to `padded`. */
+HT_INLINE void ht_load_row(float *to, const ht_tensor *t, int64_t row, int64_t col, int64_t width, int64_t padded,
+                           float scale) {
+    float buffer[HT_PIECE];
+    for (int64_t d = 0, n; d < width; d += n) {
+        n = ht_piece(width, d);
+        const float *from = ht_read(t, row, col + d, n, buffer);
+        for (int64_t i = 0; i < n; i++)
+            to[d + i] = scale * from[i];
+    }
+    for (int64_t d = width; d < padded; d++)
+        to[d] = 0;
 }
 
-/* How many of the `n` rows from a position on lie one stride apart. */
-static inline int64_t ht_source_run(const ht_row_source *source, int64_t position, int64_t n) {
-    if (!source->blocks) return n;
-    int64_t left = source->block_size - position % source->block_size;
-    return left < n ? left : n;
+/* row[col + d] = scale * from[d]. */
+HT_INLINE void ht_store_row(const ht_tensor *t, int64_t row, int64_t col, const float *from, int64_t width,
+                            float scale) {
+    float buffer[HT_PIECE];
+    for (int64_t d = 0, n; d < width; d += n) {
+        n = ht_piece(width, d);
+        float *to = ht_target(t, row, col + d, buffer);
+        for (int64_t i = 0; i < n; i++)
+            to[i] = scale * from[d + i];
+        ht_written(t, row, col + d, n, to);
+    }
 }
 
-/* tile[d][j] = row (first + j)[d] for j < n, zero up to the padded n; one tile row is HT_TILE_KEYS floats. */
-void ht_load_transposed(float *tile, const ht_row_source *source, int64_t first, int64_t n, int64_t width);
+/* tile[j][d] = element (row + j, col + d), padded with zeros to `padded` floats a row. */
+static inline void ht_load_tile(float *tile, const ht_tensor *t, int64_t row, int64_t n, int64_t col, int64_t width,
+                                int64_t padded) {
+    for (int64_t j = 0; j < n; j++)
+        ht_load_row(tile + j * padded, t, row + j, col, width, padded, 1.0f);
+}
 
-/* tile[j][d] = row (first + j)[d], padded with zeros to `padded_width` floats a row. */
-void ht_load_rows(float *tile, const ht_row_source *source, int64_t first, int64_t n, int64_t width,
-                  int64_t padded_width);
+/* turned[d][j] = tile[j][d], both padded: j < n is zero from n up to whole vectors; a row of `turned` is HT_TILE_KEYS floats. */
+static inline void ht_turn_tile(float *turned, const float *tile, int64_t n, int64_t padded) {
+    for (int64_t j = 0; j < n; j += HT_LANES)
+        for (int64_t d = 0; d < padded; d += HT_LANES) {
+            ht_lanes m[HT_LANES];
+            for (int i = 0; i < HT_LANES; i++)
+                m[i] = j + i < n ? *(const ht_lanes *)(tile + (j + i) * padded + d) : (ht_lanes){0};
+            ht_transpose(m);
+            for (int i = 0; i < HT_LANES; i++)
+                *(ht_lanes *)(turned + (d + i) * HT_TILE_KEYS + j) = m[i];
+        }
+}
 
 #endif

@@ -15,15 +15,14 @@
 typedef struct task_memory {
     float *q, *dout, *dq, *dk, *dv; /* [n, padded]; q is scaled by 1/sqrt(D) */
     float *delta, *lse;             /* [n] */
-    float *keys_t, *values_t;       /* [width, HT_TILE_KEYS] */
-    float *keys;                    /* [HT_TILE_KEYS, padded] */
+    float *keys_t, *values_t;       /* [padded, HT_TILE_KEYS], turned */
+    float *keys, *values;           /* [HT_TILE_KEYS, padded] */
     float *p, *dp;                  /* [HT_TILE_ROWS, HT_TILE_KEYS] */
 } task_memory;
 
 static size_t memory_bytes(int64_t n, int64_t width) {
     int64_t padded = ht_padded(width), rows = ht_padded(n);
-    return (size_t)(rows * (5 * padded + 2) + 2 * width * HT_TILE_KEYS + HT_TILE_KEYS * padded +
-                    2 * HT_TILE_ROWS * HT_TILE_KEYS) *
+    return (size_t)(rows * (5 * padded + 2) + 4 * padded * HT_TILE_KEYS + 2 * HT_TILE_ROWS * HT_TILE_KEYS) *
            sizeof(float);
 }
 
@@ -35,9 +34,10 @@ static task_memory memory_place(float *next, int64_t n, int64_t width) {
     m.dq = next, next += rows * padded;
     m.dk = next, next += rows * padded;
     m.dv = next, next += rows * padded;
-    m.keys_t = next, next += width * HT_TILE_KEYS;
-    m.values_t = next, next += width * HT_TILE_KEYS;
+    m.keys_t = next, next += padded * HT_TILE_KEYS;
+    m.values_t = next, next += padded * HT_TILE_KEYS;
     m.keys = next, next += HT_TILE_KEYS * padded;
+    m.values = next, next += HT_TILE_KEYS * padded;
     m.p = next, next += HT_TILE_ROWS * HT_TILE_KEYS;
     m.dp = next, next += HT_TILE_ROWS * HT_TILE_KEYS;
     m.delta = next, next += rows;
@@ -56,18 +56,14 @@ static void load_head(task_memory *m, const head_view *view, int64_t n) {
     int64_t width = view->width, padded = ht_padded(width), column = view->head * width;
     float scale = 1.0f / sqrtf((float)width);
     for (int64_t t = 0; t < n; t++) {
-        const float *q = ht_row(view->args->q, view->start + t) + column;
-        const float *dout = ht_row(view->args->dout, view->start + t) + column;
-        const float *out = ht_row(view->args->out, view->start + t) + column;
-        float *to_q = m->q + t * padded, *to_dout = m->dout + t * padded, dot = 0;
-        for (int64_t d = 0; d < width; d++)
-            to_q[d] = q[d] * scale;
-        memcpy(to_dout, dout, (size_t)width * sizeof(float));
-        memset(to_q + width, 0, (size_t)(padded - width) * sizeof(float));
-        memset(to_dout + width, 0, (size_t)(padded - width) * sizeof(float));
+        float *q = m->q + t * padded, *dout = m->dout + t * padded, *out = m->dq + t * padded, dot = 0;
+        ht_load_row(q, view->args->q, view->start + t, column, width, padded, scale);
+        ht_load_row(dout, view->args->dout, view->start + t, column, width, padded, 1.0f);
+        ht_load_row(out, view->args->out, view->start + t, column, width, padded, 1.0f);
 #pragma omp simd reduction(+ : dot)
-        for (int64_t d = 0; d < width; d++)
+        for (int64_t d = 0; d < padded; d++)
             dot += out[d] * dout[d];
+        memset(out, 0, (size_t)padded * sizeof *out); /* dq begins here */
         m->delta[t] = dot;
         m->lse[t] = view->args->lse[(view->start + t) * view->heads + view->head];
     }
@@ -79,10 +75,10 @@ static void tile_gradient(task_memory *m, int64_t row, int64_t rows, int64_t key
     size_t bytes = (size_t)(rows * HT_TILE_KEYS) * sizeof(float);
     memset(m->p, 0, bytes);
     memset(m->dp, 0, bytes);
-    ht_tile_product(m->p, HT_TILE_KEYS, (ht_tile_left){m->q + row * padded, padded, 1}, m->keys_t, HT_TILE_KEYS, rows,
-                    padded_keys, width);
-    ht_tile_product(m->dp, HT_TILE_KEYS, (ht_tile_left){m->dout + row * padded, padded, 1}, m->values_t, HT_TILE_KEYS,
+    ht_tile_product(m->p, HT_TILE_KEYS, (ht_tile_left){m->q + row * padded, padded, 1}, m->keys_t, HT_TILE_KEYS, 0,
                     rows, padded_keys, width);
+    ht_tile_product(m->dp, HT_TILE_KEYS, (ht_tile_left){m->dout + row * padded, padded, 1}, m->values_t, HT_TILE_KEYS,
+                    0, rows, padded_keys, width);
     for (int64_t i = 0; i < rows; i++) {
         float *p = m->p + i * HT_TILE_KEYS, *dp = m->dp + i * HT_TILE_KEYS;
         float lse = m->lse[row + i], delta = m->delta[row + i];
@@ -97,37 +93,32 @@ static void tile_gradient(task_memory *m, int64_t row, int64_t rows, int64_t key
         memset(dp + seen, 0, (size_t)(HT_TILE_KEYS - seen) * sizeof(float));
     }
     ht_tile_product(m->dv + key * padded, padded, (ht_tile_left){m->p, 1, HT_TILE_KEYS}, m->dout + row * padded, padded,
-                    n, padded, rows);
+                    0, n, padded, rows);
     ht_tile_product(m->dk + key * padded, padded, (ht_tile_left){m->dp, 1, HT_TILE_KEYS}, m->q + row * padded, padded,
-                    n, padded, rows);
-    ht_tile_product(m->dq + row * padded, padded, (ht_tile_left){m->dp, HT_TILE_KEYS, 1}, m->keys, padded, rows,
-                    padded, n);
+                    0, n, padded, rows);
+    ht_tile_product(m->dq + row * padded, padded, (ht_tile_left){m->dp, HT_TILE_KEYS, 1}, m->keys, padded, 0,
+                    rows, padded, n);
 }
 
 /* A query head: adds to dk and dv, writes its columns of dq. */
 static void run_head(task_memory *m, const head_view *view, int64_t n) {
     int64_t width = view->width, padded = ht_padded(width), kv_column = view->kv_head * width;
     const ht_tensor *k = view->args->k, *v = view->args->v;
-    ht_row_source keys = {.base = ht_row(k, view->start) + kv_column, .stride = k->stride};
-    ht_row_source values = {.base = ht_row(v, view->start) + kv_column, .stride = v->stride};
     load_head(m, view, n);
-    memset(m->dq, 0, (size_t)(n * padded) * sizeof(float));
     for (int64_t key = 0; key < n; key += HT_TILE_KEYS) {
         int64_t count = n - key < HT_TILE_KEYS ? n - key : HT_TILE_KEYS;
-        ht_load_transposed(m->keys_t, &keys, key, count, width);
-        ht_load_transposed(m->values_t, &values, key, count, width);
-        ht_load_rows(m->keys, &keys, key, count, width, padded);
+        ht_load_tile(m->keys, k, view->start + key, count, kv_column, width, padded);
+        ht_turn_tile(m->keys_t, m->keys, count, padded);
+        ht_load_tile(m->values, v, view->start + key, count, kv_column, width, padded);
+        ht_turn_tile(m->values_t, m->values, count, padded);
         for (int64_t row = key; row < n; row += HT_TILE_ROWS) {
             int64_t rows = n - row < HT_TILE_ROWS ? n - row : HT_TILE_ROWS;
             tile_gradient(m, row, rows, key, count, width);
         }
     }
     float scale = 1.0f / sqrtf((float)width);
-    for (int64_t t = 0; t < n; t++) {
-        float *to = ht_row(view->args->dq, view->start + t) + view->head * width;
-        for (int64_t d = 0; d < width; d++)
-            to[d] = m->dq[t * padded + d] * scale;
-    }
+    for (int64_t t = 0; t < n; t++)
+        ht_store_row(view->args->dq, view->start + t, view->head * width, m->dq + t * padded, width, scale);
 }
 
 static void run_task(task_memory *m, const ht_attention_backward_args *args, const ht_attention_shape *shape,
@@ -141,21 +132,19 @@ static void run_task(task_memory *m, const ht_attention_backward_args *args, con
         run_head(m, &view, n);
     }
     for (int64_t t = 0; t < n; t++) {
-        memcpy(ht_row(args->dk, start + t) + kv_head * width, m->dk + t * padded, (size_t)width * sizeof(float));
-        memcpy(ht_row(args->dv, start + t) + kv_head * width, m->dv + t * padded, (size_t)width * sizeof(float));
+        ht_store_row(args->dk, start + t, kv_head * width, m->dk + t * padded, width, 1.0f);
+        ht_store_row(args->dv, start + t, kv_head * width, m->dv + t * padded, width, 1.0f);
     }
 }
 
-ht_status ht_cpu_attention_backward(ht_backend *be, const ht_attention_backward_args *args,
-                                    const ht_attention_shape *shape, ht_error *err) {
-    ht_status status = ht_cpu_need_f32("attention_backward", args->q, err);
-    if (status) return status;
+ht_status HT_CPU(attention_backward)(ht_backend *be, const ht_attention_backward_args *args,
+                                     const ht_attention_shape *shape, ht_error *err) {
     int64_t longest = 0;
     for (int64_t s = 0; s < shape->sequences; s++) {
         int64_t n = shape->seq_start_host[s + 1] - shape->seq_start_host[s];
         longest = n > longest ? n : longest;
     }
-    status = ht_cpu_scratch_all(be, memory_bytes(longest, shape->head_dim), err);
+    ht_status status = ht_cpu_scratch_all(be, memory_bytes(longest, shape->head_dim), err);
     if (status) return status;
 #pragma omp parallel num_threads(be->threads)
     {

@@ -1,13 +1,17 @@
 #include "core/backend/cpu/cpu.h"
+#include "core/backend/cpu/onednn.h"
 
 #include <inttypes.h>
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/memory.h"
 
 typedef struct cpu_state {
+    ht_backend_ops ops; /* those of the instruction set, and the ones below */
+    struct ht_onednn *onednn;
     void **scratch;
     size_t scratch_bytes; /* of each */
 } cpu_state;
@@ -18,8 +22,10 @@ static void cpu_close(ht_backend *be) {
     for (int thread = 0; state->scratch && thread < be->threads; thread++)
         free(state->scratch[thread]);
     free(state->scratch);
+    ht_onednn_close(state->onednn);
     free(state);
     be->state = NULL;
+    be->ops = NULL;
 }
 
 ht_status ht_cpu_scratch_all(ht_backend *be, size_t bytes, ht_error *err) {
@@ -41,10 +47,8 @@ void *ht_cpu_scratch(ht_backend *be, int thread) {
     return ((cpu_state *)be->state)->scratch[thread];
 }
 
-ht_status ht_cpu_need_f32(const char *op, const ht_tensor *t, ht_error *err) {
-    if (t->dtype == HT_F32) return HT_OK;
-    return ht_fail(err, HT_ERR_USAGE, "%s: the cpu backend computes in float32, not %s", op,
-                   ht_dtype_torch_name(t->dtype));
+struct ht_onednn *ht_cpu_onednn(const ht_backend *be) {
+    return ((cpu_state *)be->state)->onednn;
 }
 
 static ht_status cpu_copy_bytes(ht_backend *be, void *to, const void *from, size_t bytes, ht_error *err) {
@@ -61,76 +65,78 @@ static ht_status cpu_zero(ht_backend *be, void *memory, size_t bytes, ht_error *
     return HT_OK;
 }
 
-static ht_status cpu_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err) {
-    (void)err;
-    size_t width = ht_dtype_size(x->dtype);
-#pragma omp parallel for schedule(static) num_threads(be->threads) if (x->rows * x->cols > 65536)
-    for (int64_t r = 0; r < x->rows; r++)
-        memcpy((char *)y->data + (size_t)(r * y->stride) * width, (const char *)x->data + (size_t)(r * x->stride) * width,
-               (size_t)x->cols * width);
-    return HT_OK;
+/* --- instruction sets ------------------------------------------------------------------------------------- */
+
+/* One table of operations each, best first; CMakeLists.txt compiles them. */
+typedef struct instruction_set {
+    const char *name;
+    const ht_backend_ops *ops;
+    int (*present)(void);
+} instruction_set;
+
+static int always(void) {
+    return 1;
 }
 
-ht_status ht_cpu_gather_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const int32_t *rows, ht_error *err) {
-    (void)err;
-    size_t width = ht_dtype_size(x->dtype);
-#pragma omp parallel for schedule(static) num_threads(be->threads) if (y->rows * y->cols > 65536)
-    for (int64_t r = 0; r < y->rows; r++)
-        memcpy((char *)y->data + (size_t)(r * y->stride) * width,
-               (const char *)x->data + (size_t)(rows[r] * x->stride) * width, (size_t)x->cols * width);
-    return HT_OK;
+#ifdef __x86_64__
+static int has_v3(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
 }
-
-ht_status ht_cpu_scatter_rows(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const int32_t *rows, ht_error *err) {
-    ht_status status = ht_cpu_need_f32("scatter_rows", dx, err);
-    if (status) return status;
-#pragma omp parallel for schedule(static) num_threads(be->threads) if (dy->rows * dy->cols > 65536)
-    for (int64_t r = 0; r < dy->rows; r++) {
-        float *to = ht_row(dx, rows[r]);
-        const float *from = ht_row(dy, r);
-        for (int64_t i = 0; i < dy->cols; i++)
-            to[i] += from[i];
-    }
-    return HT_OK;
+static int has_v4(void) {
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512cd");
 }
+static int has_v4_bf16(void) {
+    return has_v4() && __builtin_cpu_supports("avx512bf16");
+}
+extern const ht_backend_ops ht_cpu_v4_bf16_ops, ht_cpu_v4_ops, ht_cpu_v3_ops;
+#endif
+extern const ht_backend_ops ht_cpu_generic_ops;
 
-static const ht_backend_ops cpu_ops = {
-    .name = "cpu",
-    .close = cpu_close,
-    .upload = cpu_copy_bytes,
-    .download = cpu_copy_bytes,
-    .zero = cpu_zero,
-    .copy = cpu_copy,
-    .embedding_forward = ht_cpu_embedding_forward,
-    .embedding_backward = ht_cpu_embedding_backward,
-    .rms_norm_forward = ht_cpu_rms_norm_forward,
-    .rms_norm_backward = ht_cpu_rms_norm_backward,
-    .matmul_forward = ht_cpu_matmul_forward,
-    .matmul_backward_data = ht_cpu_matmul_backward_data,
-    .matmul_backward_weight = ht_cpu_matmul_backward_weight,
-    .rope = ht_cpu_rope,
-    .attention_forward = ht_cpu_attention_forward,
-    .attention_backward = ht_cpu_attention_backward,
-    .attention_cached = ht_cpu_attention_cached,
-    .swiglu_forward = ht_cpu_swiglu_forward,
-    .swiglu_backward = ht_cpu_swiglu_backward,
-    .gather_rows = ht_cpu_gather_rows,
-    .scatter_rows = ht_cpu_scatter_rows,
-    .token_loss_forward = ht_cpu_token_loss_forward,
-    .adamw = ht_cpu_adamw,
-    .sum_squares = ht_cpu_sum_squares,
-    .sample = ht_cpu_sample,
+static const instruction_set sets[] = {
+#ifdef __x86_64__
+    {"avx512_bf16", &ht_cpu_v4_bf16_ops, has_v4_bf16},
+    {"avx512", &ht_cpu_v4_ops, has_v4},
+    {"avx2", &ht_cpu_v3_ops, has_v3},
+#endif
+    {"generic", &ht_cpu_generic_ops, always},
 };
+
+/* The best the processor has, or the one that HALTER_CPU_ISA names. */
+static ht_status choose_set(const instruction_set **chosen, ht_error *err) {
+    const char *wanted = getenv("HALTER_CPU_ISA");
+    char names[128] = "";
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        if (!sets[i].present()) continue;
+        if (!wanted || strcmp(wanted, sets[i].name) == 0) {
+            *chosen = &sets[i];
+            return HT_OK;
+        }
+        size_t used = strlen(names);
+        snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", sets[i].name);
+    }
+    return ht_fail(err, HT_ERR_USAGE, "HALTER_CPU_ISA = \"%s\" is not one that this processor has: %s", wanted, names);
+}
 
 ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err) {
     ht_status status = HT_OK;
+    const instruction_set *set = NULL;
     cpu_state *state = NULL;
-    be->ops = &cpu_ops;
-    be->threads = threads > 0 ? threads : omp_get_num_procs();
-    omp_set_num_threads(be->threads); /* oneDNN's products follow it too */
+    HT_TRY(choose_set(&set, err));
     HT_TRY(ht_calloc(&state, 1, sizeof *state, err));
     be->state = state;
+    be->threads = threads > 0 ? threads : omp_get_num_procs();
+    omp_set_num_threads(be->threads); /* oneDNN's products follow it too */
+    state->ops = *set->ops;
+    state->ops.name = "cpu";
+    state->ops.close = cpu_close;
+    state->ops.upload = state->ops.download = cpu_copy_bytes;
+    state->ops.zero = cpu_zero;
+    state->ops.bf16_speed = ht_onednn_bf16_speed;
+    be->ops = &state->ops;
     HT_TRY(ht_calloc(&state->scratch, (size_t)be->threads, sizeof(void *), err));
+    HT_TRY(ht_onednn_open(&state->onednn, err));
 done:
     if (status) cpu_close(be);
     return status;

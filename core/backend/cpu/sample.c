@@ -14,6 +14,7 @@
 #include "core/base/rng.h"
 #include "core/backend/cpu/cpu.h"
 #include "core/backend/cpu/exp.h"
+#include "core/backend/cpu/rows.h"
 
 #define CHUNK    256 /* logits weighed at a time */
 #define DIGITS   3   /* 11 + 11 + 10 bits */
@@ -218,10 +219,9 @@ static ht_status check_settings(const ht_sampling *s, int64_t index, ht_error *e
     return HT_OK;
 }
 
-ht_status ht_cpu_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens,
+ht_status HT_CPU(sample)(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens,
                         float *logp, ht_error *err) {
     ht_status status = HT_OK;
-    HT_TRY(ht_cpu_need_f32("sample", logits, err));
     if (logits->cols < 1 || logits->cols > INT32_MAX)
         return ht_fail(err, HT_ERR_USAGE, "sample: %" PRId64 " columns of logits", logits->cols);
     for (int64_t r = 0; r < logits->rows; r++)

@@ -1,0 +1,28 @@
+/*
+ * The table of operations of one instruction set.
+ */
+#include "core/backend/cpu/cpu.h"
+
+const ht_backend_ops HT_CPU(ops) = {
+    .copy = HT_CPU(copy),
+    .embedding_forward = HT_CPU(embedding_forward),
+    .embedding_backward = HT_CPU(embedding_backward),
+    .rms_norm_forward = HT_CPU(rms_norm_forward),
+    .rms_norm_backward = HT_CPU(rms_norm_backward),
+    .matmul_forward = ht_cpu_matmul_forward,
+    .matmul_rows = HT_CPU(matmul_rows),
+    .matmul_backward_data = ht_cpu_matmul_backward_data,
+    .matmul_backward_weight = ht_cpu_matmul_backward_weight,
+    .rope = HT_CPU(rope),
+    .attention_forward = HT_CPU(attention_forward),
+    .attention_backward = HT_CPU(attention_backward),
+    .attention_cached = HT_CPU(attention_cached),
+    .swiglu_forward = HT_CPU(swiglu_forward),
+    .swiglu_backward = HT_CPU(swiglu_backward),
+    .gather_rows = HT_CPU(gather_rows),
+    .scatter_rows = HT_CPU(scatter_rows),
+    .token_loss_forward = HT_CPU(token_loss_forward),
+    .adamw = HT_CPU(adamw),
+    .sum_squares = HT_CPU(sum_squares),
+    .sample = HT_CPU(sample),
+};
