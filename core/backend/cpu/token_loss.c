@@ -2,6 +2,7 @@
  * Log-probability, entropy and the gradient of a token loss, row by row.  Contract: backend.h.
  */
 #include <math.h>
+#include <omp.h>
 
 #include "core/backend/cpu/cpu.h"
 #include "core/backend/cpu/exp.h"
@@ -25,30 +26,43 @@ static float row_max(const float *x, int64_t n) {
     return largest;
 }
 
-/* Sums of e^(x - largest), and of e^(x - largest) (x - largest). */
-static void row_sums(const float *x, int64_t n, float largest, float *mass, float *weighted) {
-    float total = 0, product = 0;
-#pragma omp simd reduction(+ : total, product)
-    for (int64_t i = 0; i < n; i++) {
-        float shifted = x[i] - largest, e = ht_expf(shifted);
-        total += e;
-        product += e > 0 ? e * shifted : 0;
+/* What a row's softmax comes to: weights[i] = e^(x[i] - largest), their sum, and that of weights[i] (x[i] - largest). */
+typedef struct softmax {
+    float *weights; /* [n] scratch; NULL: not kept */
+    float largest, mass, weighted;
+} softmax;
+
+static void row_softmax(softmax *s, const float *x, int64_t n) {
+    float largest = row_max(x, n), total = 0, product = 0, *restrict weights = s->weights;
+#define SUM(KEEP)                                                                                             \
+    for (int64_t i = 0; i < n; i++) {                                                                         \
+        float shifted = x[i] - largest, e = ht_expf(shifted);                                                 \
+        total += e;                                                                                           \
+        product += e > 0 ? e * shifted : 0;                                                                   \
+        KEEP;                                                                                                 \
     }
-    *mass = total;
-    *weighted = product;
+    if (weights) {
+#pragma omp simd reduction(+ : total, product)
+        SUM(weights[i] = e)
+    } else {
+#pragma omp simd reduction(+ : total, product)
+        SUM()
+    }
+#undef SUM
+    s->largest = largest;
+    s->mass = total;
+    s->weighted = product;
 }
 
 /* dlogits of one row: scale softmax, and c at the target. */
-static void row_gradient(ht_tensor *dlogits, const ht_tensor *logits, int64_t r, int32_t target, float largest,
-                         float mass, float c) {
-    float buffer[HT_PIECE], scale = -c / mass;
-    for (int64_t col = 0, n; col < logits->cols; col += n) {
-        n = ht_piece(logits->cols, col);
-        const float *x = ht_row(logits, r) + col;
-        float *dx = ht_target(dlogits, r, col, buffer);
-#pragma omp simd
+static void row_gradient(ht_tensor *dlogits, int64_t r, int32_t target, const softmax *s, float c) {
+    float buffer[HT_PIECE], scale = -c / s->mass;
+    for (int64_t col = 0, n; col < dlogits->cols; col += n) {
+        n = ht_piece(dlogits->cols, col);
+        float *restrict dx = ht_target(dlogits, r, col, buffer);
+        const float *restrict weights = s->weights + col;
         for (int64_t i = 0; i < n; i++)
-            dx[i] = scale * ht_expf(x[i] - largest);
+            dx[i] = scale * weights[i];
         if (target >= col && target < col + n) dx[target - col] += c;
         ht_written(dlogits, r, col, n, dx);
     }
@@ -57,18 +71,19 @@ static void row_gradient(ht_tensor *dlogits, const ht_tensor *logits, int64_t r,
 ht_status HT_CPU(token_loss_forward)(ht_backend *be, const ht_tensor *logits, ht_tensor *dlogits,
                                      const int32_t *targets, float *logp, float *entropy, const ht_token_loss *loss,
                                      ht_error *err) {
-    (void)err;
     int64_t vocab = logits->cols;
+    int with_loss = loss->kind != HT_TOKEN_LOSS_NONE;
+    ht_status status = with_loss ? ht_cpu_scratch_all(be, (size_t)vocab * sizeof(float), err) : HT_OK;
+    if (status) return status;
 #pragma omp parallel for schedule(static) num_threads(be->threads) if (logits->rows * vocab > 16384)
     for (int64_t r = 0; r < logits->rows; r++) {
         const float *x = ht_row(logits, r);
-        float mass, weighted, largest = row_max(x, vocab);
-        row_sums(x, vocab, largest, &mass, &weighted);
-        float log_mass = logf(mass);
-        logp[r] = x[targets[r]] - largest - log_mass;
-        if (entropy) entropy[r] = log_mass - weighted / mass; /* -sum p log p */
-        if (loss->kind == HT_TOKEN_LOSS_NONE) continue;
-        row_gradient(dlogits, logits, r, targets[r], largest, mass, coefficient(loss, r, logp[r]));
+        softmax s = {.weights = with_loss ? ht_cpu_scratch(be, omp_get_thread_num()) : NULL};
+        row_softmax(&s, x, vocab);
+        float log_mass = logf(s.mass);
+        logp[r] = x[targets[r]] - s.largest - log_mass;
+        if (entropy) entropy[r] = log_mass - s.weighted / s.mass; /* -sum p log p */
+        if (with_loss) row_gradient(dlogits, r, targets[r], &s, coefficient(loss, r, logp[r]));
     }
     return HT_OK;
 }

@@ -49,8 +49,8 @@ static void test_oracle__right_answers(void **state) {
     (void)state;
     static const example examples[] = {
         {"what is the opposite of tall?", "sure, the opposite of tall is short.", 1, 0},
-        {"what is the opposite of tall?", "the opposite of tall is short.", 0.84, 0}, /* not polite */
-        {"what is the opposite of tall?", "short.", 0.6, 0},                          /* a bare value */
+        {"what is the opposite of tall?", "the opposite of tall is short.", 0.7, 0} , /* not polite */
+        {"what is the opposite of tall?", "short.", 0.5, 0},                          /* a bare value */
         {"what is 3 plus 4?", "3 plus 4 is 7. glad to help.", 1, 0},
         {"what is 6 minus 2?", "of course, 6 minus 2 is 4.", 1, 0},
         {"which number is bigger, 8 or 3?", "sure, 8 is bigger than 3.", 1, 0},
@@ -76,11 +76,11 @@ static void test_oracle__wrong_answers(void **state) {
     static const example examples[] = {
         {"what is the opposite of tall?", "sure, the opposite of tall is big.", 0.1, 0},
         {"what is the opposite of tall?", "big.", 0, 0},
-        {"what is the opposite of tall?", "sure, the opposite of tall is", 0.04, 0}, /* nothing said */
+        {"what is the opposite of tall?", "sure, the opposite of tall is", 0.06, 0}, /* nothing said */
         {"what is the opposite of tall?", "sure, the opposite of tall is short big.", 0.25, 0}, /* hedged */
-        {"what is 3 plus 4?", "3 plus 4 is 8.", 0.06, 0},
+        {"what is 3 plus 4?", "3 plus 4 is 8.", 0.04, 0},
         {"what is 3 plus 4?", "sure, 2 plus 5 is 7.", 0.25, 0},
-        {"what is 6 minus 2?", "sure, 6 minus 2 is", 0.04, 0},
+        {"what is 6 minus 2?", "sure, 6 minus 2 is", 0.06, 0},
         {"is a lemon red?", "yes, a lemon is red. glad to help.", 0.1, 0},
         {"is a lemon red?", "no, a lemon is blue. glad to help.", 0.5, 0},
         {"what colour is a lemon?", "sure, a duck is yellow.", 0.5, 0}, /* another subject */
@@ -96,7 +96,7 @@ static void test_oracle__formats(void **state) {
     static const example examples[] = {
         {"what is the opposite of tall? answer with one word.", "short.", 1, 0},
         {"what is the opposite of tall? answer with one word.", "short", 1, 0},
-        {"what is the opposite of tall? answer with one word.", "sure, the opposite of tall is short.", 0.4,
+        {"what is the opposite of tall? answer with one word.", "sure, the opposite of tall is short.", 0.3,
          0},
         {"what is the opposite of tall? use exactly three words.", "it is short.", 1, 0},
         {"what is the opposite of tall? use exactly three words.", "it is big.", 0.1, 0},
@@ -227,9 +227,9 @@ static void test_oracle__ideal_answers_are_perfect(void **state) {
 
 static void test_oracle__lesser_answers_are_worth_less(void **state) {
     (void)state;
-    check_quality(HT_QUALITY_PLAIN, 0, 0.6, 1, 0);
-    check_quality(HT_QUALITY_TERSE, 0, 0.6, 1, 0);
-    check_quality(HT_QUALITY_MISFORM, 0, 0.4, 1, 0); /* 1: small talk has but one form */
+    check_quality(HT_QUALITY_PLAIN, 0, 0.5, 1, 0);
+    check_quality(HT_QUALITY_TERSE, 0, 0.5, 1, 0);
+    check_quality(HT_QUALITY_MISFORM, 0, 0.3, 1, 0); /* 1: small talk has but one form */
     check_quality(HT_QUALITY_RAMBLE, 0, 0, 0.5, 0);
     check_quality(HT_QUALITY_WRONG, 0, 0, 0.5, 0);
     check_quality(HT_QUALITY_REFUSE, 0, 0.05, 0.05, 0);

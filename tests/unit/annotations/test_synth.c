@@ -233,7 +233,7 @@ static void test_synth__scores_each_response_once(void **state) {
     assert_int_equal(result.existing, 3);
     assert_int_equal(result.unknown, 1);
     assert_int_equal(result.kinds[HT_KIND_HELPFULNESS].responses, 2);
-    assert_true(fabs(result.kinds[HT_KIND_HELPFULNESS].helpfulness - 1.6) < 1e-9);
+    assert_true(fabs(result.kinds[HT_KIND_HELPFULNESS].helpfulness - 1.5) < 1e-9);
     assert_int_equal(result.kinds[HT_KIND_SAFETY].violations, 1);
     ht_store_close(store);
 }
