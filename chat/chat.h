@@ -16,7 +16,8 @@ typedef struct ht_chat_config {
     double temperature, top_p;
     int64_t top_k, max_new_tokens, prompt_lookup, seed, batch, threads;
     int backend; /* ht_backend_kind */
-    int dtype;   /* ht_dtype */
+    int dtype;   /* ht_dtype_choice */
+    int profile;
 } ht_chat_config;
 
 extern const ht_command ht_chat_command;

@@ -1,7 +1,7 @@
 #include <unistd.h>
 
 #include "chat/chat.h"
-#include "core/backend/backend.h"
+#include "core/backend/profile.h"
 #include "core/tensor/dtype.h"
 
 /* In the order of ht_template and of ht_dtype. */
@@ -36,6 +36,7 @@ static const ht_option options[] = {
     HT_OPT_CHOICE(ht_chat_config, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
     HT_OPT_INT(ht_chat_config, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),
+    HT_PROFILE_OPTION(ht_chat_config),
 };
 
 static ht_status run(void *config, const ht_invocation *invocation, ht_error *err) {

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "core/backend/profile.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/base/rng.h"
@@ -33,6 +34,7 @@ ht_status ht_session_load(ht_session *session, int64_t sequences, int64_t cache_
     ht_engine_limits limits = {.max_sequences = sequences, .cache_tokens = cache_tokens, .keep_cache = 1};
     HT_TRY(ht_backend_open(&session->be, (ht_backend_kind)config->backend, (int)config->threads, err));
     HT_TRY(ht_backend_choose_dtype(session->be, (ht_dtype_choice)config->dtype, err));
+    if (config->profile) HT_TRY(ht_profile_start(session->be, err));
     HT_TRY(ht_policy_open(&session->policy, session->be, config->model, ht_backend_dtype(session->be), &limits, err));
 done:
     return status;

@@ -22,7 +22,7 @@ typedef struct ht_evaluate_config {
     int too_long; /* ht_too_long */
     int64_t prompts, max_prompt_tokens, max_new_tokens, sequences, seed, threads;
     double temperature, top_p;
-    int backend, dtype, json;
+    int backend, dtype, profile, json;
 } ht_evaluate_config;
 
 typedef struct ht_perplexity_config {
@@ -30,7 +30,7 @@ typedef struct ht_perplexity_config {
     int which; /* template: only none */
     int documents;
     int64_t seq_len, pass_tokens, threads;
-    int backend, dtype, json;
+    int backend, dtype, profile, json;
 } ht_perplexity_config;
 
 typedef struct ht_table_config {

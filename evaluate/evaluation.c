@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/backend/profile.h"
 #include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -45,6 +46,7 @@ ht_status ht_evaluator_open(ht_evaluator *e, const ht_evaluate_config *config, c
     HT_TRY(ht_store_open(&e->store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_backend_open(&e->be, (ht_backend_kind)config->backend, (int)config->threads, err));
     HT_TRY(ht_backend_choose_dtype(e->be, (ht_dtype_choice)config->dtype, err));
+    if (config->profile) HT_TRY(ht_profile_start(e->be, err));
     HT_TRY(add_judge(e, config->helpful, "helpful", &e->helpful_id, err));
     HT_TRY(add_judge(e, config->safe, "safe", &e->safe_id, err));
     if (e->helpful_id == e->safe_id) ht_warn("--helpful and --safe are the same model");

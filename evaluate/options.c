@@ -12,6 +12,7 @@ _Static_assert(HT_SPLIT_TRAIN == 0 && HT_SPLIT_TEST == 1, "names are in the orde
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),                           \
         HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0, "CPU threads; 0: one a core"),                            \
         HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),         \
+        HT_PROFILE_OPTION(S),                                                                                        \
         HT_OPT_FLAG(S, json, "json", 0, "print JSON instead of a table")
 
 #define S ht_evaluate_config

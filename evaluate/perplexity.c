@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/backend/profile.h"
 #include "core/base/arena.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -140,6 +141,7 @@ static ht_status open_model(perplexity_session *s, const ht_perplexity_config *c
     HT_TRY(ht_model_folder_open_tokenizer(config->model, &shape, &s->tokenizer, err));
     HT_TRY(ht_backend_open(&s->be, (ht_backend_kind)config->backend, (int)config->threads, err));
     HT_TRY(ht_backend_choose_dtype(s->be, (ht_dtype_choice)config->dtype, err));
+    if (config->profile) HT_TRY(ht_profile_start(s->be, err));
     ht_backend_arena(s->be, &s->arena);
     HT_TRY(ht_llama_init(&s->model, s->be, &s->arena, &shape, ht_backend_dtype(s->be), err));
     HT_TRY(ht_activations_init(&s->acts, &s->model, &s->arena, HT_KEEP_NOTHING, *pass_tokens, *pass_tokens / 2, err));

@@ -65,6 +65,7 @@ static const ht_option options[] = {
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
     HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),
+    HT_PROFILE_OPTION(S),
     HT_OPT_FLAG(S, json, "json", 0, "print the report as JSON"),
     HT_OPT_FLAG(S, dry_run, "dry_run", 0,
                 "print how much is to be sampled and the memory it takes, do nothing"),
@@ -353,6 +354,7 @@ static ht_status run_rejection(void *values, const ht_invocation *invocation, ht
     HT_TRY(read_prompts(&s, err));
     HT_TRY(ht_backend_open(&s.work.be, (ht_backend_kind)c->backend, (int)c->threads, err));
     HT_TRY(ht_backend_choose_dtype(s.work.be, (ht_dtype_choice)c->dtype, err));
+    if (c->profile && !c->dry_run) HT_TRY(ht_profile_start(s.work.be, err));
     status = c->dry_run ? print_plan(&s, shapes, err) : work_in_database(&s, invocation, err);
 done:
     json_decref(s.report);

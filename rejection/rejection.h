@@ -25,7 +25,7 @@ typedef enum ht_pool { HT_POOL_LAST, HT_POOL_ALL } ht_pool;
 typedef struct ht_rejection_config {
     char *db, *model, *helpful, *safe, *out;
     int64_t round, seed, threads;
-    int backend, dtype;
+    int backend, dtype, profile;
     int64_t prompts;                /* 0: all */
     int kind;                       /* ht_kind + 1; 0: all */
     int64_t first_round, last_round; /* of the prompts; last -1: no end */

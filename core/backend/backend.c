@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/backend/ops.h"
+#include "core/backend/profile.h"
 #include "core/base/arena.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -30,6 +31,8 @@ ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht
 
 void ht_backend_close(ht_backend *be) {
     if (!be) return;
+    if (be->profile) ht_profile_report(be);
+    free(be->profile);
     be->ops->close(be);
     free(be);
 }
@@ -58,16 +61,50 @@ void ht_backend_arena(ht_backend *be, ht_arena *arena) {
     arena->owner = be;
 }
 
+/* --- calls ------------------------------------------------------------------------------------------------ */
+
+/* Calls the backend's entry, and counts the call where there is a profile. */
+#define CALL(operation, work, entry)                                              \
+    do {                                                                          \
+        if (!be->profile) {                                                       \
+            status = be->ops->entry;                                              \
+            break;                                                                \
+        }                                                                         \
+        ht_profile_begin(be->profile);                                            \
+        status = be->ops->entry;                                                  \
+        ht_profile_end(be->profile, HT_OPERATION_##operation, work);              \
+    } while (0)
+
+static double size_of(const ht_tensor *t) {
+    return (double)t->rows * (double)t->cols * (double)ht_dtype_size(t->dtype);
+}
+
+/* `bytes` moved, nothing multiplied. */
+static ht_work moves(double bytes) {
+    return (ht_work){.bytes = bytes};
+}
+
+/* M x N x K, over operands of these bytes. */
+static ht_work multiplies(int64_t m, int64_t n, int64_t k, double bytes) {
+    return (ht_work){.flop = 2.0 * (double)m * (double)n * (double)k, .bytes = bytes};
+}
+
 ht_status ht_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err) {
-    return be->ops->upload(be, to, from_host, bytes, err);
+    ht_status status;
+    CALL(UPLOAD, moves(2.0 * (double)bytes), upload(be, to, from_host, bytes, err));
+    return status;
 }
 
 ht_status ht_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err) {
-    return be->ops->download(be, to_host, from, bytes, err);
+    ht_status status;
+    CALL(DOWNLOAD, moves(2.0 * (double)bytes), download(be, to_host, from, bytes, err));
+    return status;
 }
 
 ht_status ht_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err) {
-    return be->ops->zero(be, memory, bytes, err);
+    ht_status status;
+    CALL(ZERO, moves((double)bytes), zero(be, memory, bytes, err));
+    return status;
 }
 
 /* --- checks ----------------------------------------------------------------------------------------------- */
@@ -111,7 +148,7 @@ ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *er
     ht_status status = HT_OK;
     HT_TRY(check_shape("copy", "y", y, x->rows, x->cols, err));
     HT_TRY(check_shape("copy", "x", x, x->rows, x->cols, err));
-    HT_TRY(be->ops->copy(be, y, x, err));
+    CALL(COPY, moves(size_of(x) + size_of(y)), copy(be, y, x, err));
 done:
     return status;
 }
@@ -120,7 +157,7 @@ ht_status ht_embedding_forward(ht_backend *be, ht_tensor *y, const ht_tensor *ta
                                ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_like("embedding_forward", "y", y, y->rows, table->cols, table->dtype, err));
-    HT_TRY(be->ops->embedding_forward(be, y, table, ids, err));
+    CALL(EMBEDDING_FORWARD, moves(2 * size_of(y)), embedding_forward(be, y, table, ids, err));
 done:
     return status;
 }
@@ -130,7 +167,8 @@ ht_status ht_embedding_backward(ht_backend *be, ht_tensor *dtable, const ht_tens
     ht_status status = HT_OK;
     HT_TRY(check_dtype("embedding_backward", "dtable", dtable, HT_F32, err));
     HT_TRY(check_shape("embedding_backward", "dy", dy, dy->rows, dtable->cols, err));
-    HT_TRY(be->ops->embedding_backward(be, dtable, dy, ids, err));
+    CALL(EMBEDDING_BACKWARD, moves(size_of(dy) + 8.0 * (double)dy->rows * (double)dy->cols),
+         embedding_backward(be, dtable, dy, ids, err));
 done:
     return status;
 }
@@ -140,7 +178,7 @@ ht_status ht_rms_norm_forward(ht_backend *be, ht_tensor *y, float *rstd, const h
     ht_status status = HT_OK;
     HT_TRY(check_like("rms_norm_forward", "y", y, x->rows, x->cols, x->dtype, err));
     HT_TRY(check_like("rms_norm_forward", "gain", gain, 1, x->cols, x->dtype, err));
-    HT_TRY(be->ops->rms_norm_forward(be, y, rstd, x, gain, eps, err));
+    CALL(RMS_NORM_FORWARD, moves(2 * size_of(x)), rms_norm_forward(be, y, rstd, x, gain, eps, err));
 done:
     return status;
 }
@@ -153,7 +191,7 @@ ht_status ht_rms_norm_backward(ht_backend *be, ht_tensor *dx, ht_tensor *dgain, 
     HT_TRY(check_like(op, "dy", dy, x->rows, x->cols, x->dtype, err));
     HT_TRY(check_like(op, "gain", gain, 1, x->cols, x->dtype, err));
     if (dgain) HT_TRY(check_like(op, "dgain", dgain, 1, x->cols, HT_F32, err));
-    HT_TRY(be->ops->rms_norm_backward(be, dx, dgain, dy, x, rstd, gain, err));
+    CALL(RMS_NORM_BACKWARD, moves(4 * size_of(x)), rms_norm_backward(be, dx, dgain, dy, x, rstd, gain, err));
 done:
     return status;
 }
@@ -174,7 +212,7 @@ ht_status ht_matmul_forward(ht_backend *be, ht_tensor *y, const ht_tensor *x, co
                             ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_forward("matmul_forward", y, x, w, add, err));
-    HT_TRY(be->ops->matmul_forward(be, y, x, w, add, err));
+    CALL(MATMUL_FORWARD, multiplies(x->rows, w->rows, x->cols, 0), matmul_forward(be, y, x, w, add, err));
 done:
     return status;
 }
@@ -183,7 +221,8 @@ ht_status ht_matmul_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const
                          ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_forward("matmul_rows", y, x, w, add, err));
-    HT_TRY(be->ops->matmul_rows(be, y, x, w, add, err));
+    CALL(MATMUL_ROWS, multiplies(x->rows, w->rows, x->cols, size_of(w) + size_of(x)),
+         matmul_rows(be, y, x, w, add, err));
 done:
     return status;
 }
@@ -194,7 +233,7 @@ ht_status ht_matmul_backward_data(ht_backend *be, ht_tensor *dx, const ht_tensor
     HT_TRY(check_shape("matmul_backward_data", "dy", dy, dy->rows, dy->cols, err));
     HT_TRY(check_like("matmul_backward_data", "dx", dx, dy->rows, w->cols, dy->dtype, err));
     HT_TRY(check_like("matmul_backward_data", "w", w, dy->cols, w->cols, dy->dtype, err));
-    HT_TRY(be->ops->matmul_backward_data(be, dx, dy, w, err));
+    CALL(MATMUL_BACKWARD_DATA, multiplies(dx->rows, dx->cols, dy->cols, 0), matmul_backward_data(be, dx, dy, w, err));
 done:
     return status;
 }
@@ -205,7 +244,8 @@ ht_status ht_matmul_backward_weight(ht_backend *be, ht_tensor *dw, const ht_tens
     HT_TRY(check_shape("matmul_backward_weight", "dy", dy, dy->rows, dy->cols, err));
     HT_TRY(check_like("matmul_backward_weight", "dw", dw, dy->cols, x->cols, HT_F32, err));
     HT_TRY(check_like("matmul_backward_weight", "x", x, dy->rows, x->cols, dy->dtype, err));
-    HT_TRY(be->ops->matmul_backward_weight(be, dw, dy, x, err));
+    CALL(MATMUL_BACKWARD_WEIGHT, multiplies(dw->rows, dw->cols, dy->rows, 0),
+         matmul_backward_weight(be, dw, dy, x, err));
 done:
     return status;
 }
@@ -218,7 +258,7 @@ ht_status ht_rope(ht_backend *be, ht_tensor *x, int64_t heads, int64_t head_dim,
     HT_TRY(check_heads("rope", heads, 1, head_dim, err));
     HT_TRY(check_shape("rope", "x", x, x->rows, heads * head_dim, err));
     HT_TRY(check_like("rope", "table", table, table->rows, head_dim, HT_F32, err));
-    HT_TRY(be->ops->rope(be, x, heads, head_dim, positions, table, direction, err));
+    CALL(ROPE, moves(2 * size_of(x)), rope(be, x, heads, head_dim, positions, table, direction, err));
 done:
     return status;
 }
@@ -235,6 +275,36 @@ done:
     return status;
 }
 
+/* Pairs of a query and a key that it sees. */
+static double causal_pairs(const ht_attention_shape *shape) {
+    double pairs = 0;
+    for (int64_t s = 0; s < shape->sequences; s++) {
+        double length = (double)(shape->seq_start_host[s + 1] - shape->seq_start_host[s]);
+        pairs += length * (length + 1) / 2;
+    }
+    return pairs;
+}
+
+/* `products` of head_dim multiplications a pair and head: 2 forward, scores and values; 5 backward, the scores again
+ * and four gradients. */
+static ht_work attends(int64_t heads, int64_t head_dim, double pairs, int products) {
+    return (ht_work){.flop = 2.0 * products * pairs * (double)(heads * head_dim)};
+}
+
+/* Keys and values up to each sequence's last row are read once. */
+static ht_work attends_cached(const ht_cached_shape *shape, const ht_tensor *k) {
+    double pairs = 0, positions = 0;
+    for (int64_t s = 0; s < shape->sequences; s++) {
+        double rows = (double)(shape->seq_start_host[s + 1] - shape->seq_start_host[s]);
+        double past = (double)shape->past_host[s];
+        pairs += rows * past + rows * (rows + 1) / 2;
+        positions += past + rows;
+    }
+    ht_work work = attends(shape->heads, shape->head_dim, pairs, 2);
+    work.bytes = 2 * positions * (double)k->cols * (double)ht_dtype_size(k->dtype);
+    return work;
+}
+
 ht_status ht_attention_forward(ht_backend *be, ht_tensor *out, float *lse, const ht_tensor *q, const ht_tensor *k,
                                const ht_tensor *v, const ht_attention_shape *shape, ht_error *err) {
     const char *op = "attention_forward";
@@ -242,7 +312,8 @@ ht_status ht_attention_forward(ht_backend *be, ht_tensor *out, float *lse, const
     ht_status status = HT_OK;
     HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, q, k, v, err));
     HT_TRY(check_like(op, "out", out, rows, q->cols, q->dtype, err));
-    HT_TRY(be->ops->attention_forward(be, out, lse, q, k, v, shape, err));
+    CALL(ATTENTION_FORWARD, attends(shape->heads, shape->head_dim, causal_pairs(shape), 2),
+         attention_forward(be, out, lse, q, k, v, shape, err));
 done:
     return status;
 }
@@ -256,7 +327,8 @@ ht_status ht_attention_backward(ht_backend *be, const ht_attention_backward_args
     HT_TRY(check_qkv(op, rows, shape->heads, shape->kv_heads, shape->head_dim, args->dq, args->dk, args->dv, err));
     HT_TRY(check_like(op, "out", args->out, rows, args->q->cols, args->q->dtype, err));
     HT_TRY(check_like(op, "dout", args->dout, rows, args->q->cols, args->q->dtype, err));
-    HT_TRY(be->ops->attention_backward(be, args, shape, err));
+    CALL(ATTENTION_BACKWARD, attends(shape->heads, shape->head_dim, causal_pairs(shape), 5),
+         attention_backward(be, args, shape, err));
 done:
     return status;
 }
@@ -273,7 +345,7 @@ ht_status ht_attention_cached(ht_backend *be, ht_tensor *out, const ht_tensor *q
                        pages->block_size);
     HT_TRY(check_like(op, "keys", &pages->keys, pages->keys.rows, k->cols, q->dtype, err));
     HT_TRY(check_like(op, "values", &pages->values, pages->keys.rows, k->cols, q->dtype, err));
-    HT_TRY(be->ops->attention_cached(be, out, q, k, v, pages, shape, err));
+    CALL(ATTENTION_CACHED, attends_cached(shape, k), attention_cached(be, out, q, k, v, pages, shape, err));
 done:
     return status;
 }
@@ -281,7 +353,7 @@ done:
 ht_status ht_swiglu_forward(ht_backend *be, ht_tensor *y, const ht_tensor *gu, ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_like("swiglu_forward", "gu", gu, y->rows, 2 * y->cols, y->dtype, err));
-    HT_TRY(be->ops->swiglu_forward(be, y, gu, err));
+    CALL(SWIGLU_FORWARD, moves(size_of(y) + size_of(gu)), swiglu_forward(be, y, gu, err));
 done:
     return status;
 }
@@ -290,7 +362,8 @@ ht_status ht_swiglu_backward(ht_backend *be, ht_tensor *dgu, const ht_tensor *dy
     ht_status status = HT_OK;
     HT_TRY(check_like("swiglu_backward", "dgu", dgu, gu->rows, gu->cols, gu->dtype, err));
     HT_TRY(check_like("swiglu_backward", "gu", gu, dy->rows, 2 * dy->cols, dy->dtype, err));
-    HT_TRY(be->ops->swiglu_backward(be, dgu, dy, gu, err));
+    CALL(SWIGLU_BACKWARD, moves(size_of(dgu) + size_of(dy) + size_of(gu)),
+         swiglu_backward(be, dgu, dy, gu, err));
 done:
     return status;
 }
@@ -298,7 +371,7 @@ done:
 ht_status ht_gather_rows(ht_backend *be, ht_tensor *y, const ht_tensor *x, const int32_t *rows, ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_like("gather_rows", "y", y, y->rows, x->cols, x->dtype, err));
-    HT_TRY(be->ops->gather_rows(be, y, x, rows, err));
+    CALL(GATHER_ROWS, moves(2 * size_of(y)), gather_rows(be, y, x, rows, err));
 done:
     return status;
 }
@@ -306,7 +379,7 @@ done:
 ht_status ht_scatter_rows(ht_backend *be, ht_tensor *dx, const ht_tensor *dy, const int32_t *rows, ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_like("scatter_rows", "dy", dy, dy->rows, dx->cols, dx->dtype, err));
-    HT_TRY(be->ops->scatter_rows(be, dx, dy, rows, err));
+    CALL(SCATTER_ROWS, moves(3 * size_of(dy)), scatter_rows(be, dx, dy, rows, err));
 done:
     return status;
 }
@@ -321,25 +394,31 @@ ht_status ht_token_loss_forward(ht_backend *be, const ht_tensor *logits, ht_tens
     ht_status status = HT_OK;
     HT_TRY(check_like(op, "logits", logits, logits->rows, logits->cols, HT_F32, err));
     if (dlogits) HT_TRY(check_shape(op, "dlogits", dlogits, logits->rows, logits->cols, err));
-    HT_TRY(be->ops->token_loss_forward(be, logits, dlogits, targets, logp, entropy, loss, err));
+    CALL(TOKEN_LOSS, moves(size_of(logits) + (dlogits ? size_of(dlogits) : 0)),
+         token_loss_forward(be, logits, dlogits, targets, logp, entropy, loss, err));
 done:
     return status;
 }
 
 ht_status ht_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err) {
     if (args->step < 1) return ht_fail(err, HT_ERR_USAGE, "adamw: step %" PRId64 " is below 1", args->step);
-    return be->ops->adamw(be, run, args, err);
+    ht_status status;
+    /* four f32 arrays are read and written */
+    CALL(ADAMW, moves((run->bf16 ? 34.0 : 32.0) * (double)run->n), adamw(be, run, args, err));
+    return status;
 }
 
 ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum, ht_error *err) {
-    return be->ops->sum_squares(be, x, n, sum, err);
+    ht_status status;
+    CALL(SUM_SQUARES, moves(4.0 * (double)n), sum_squares(be, x, n, sum, err));
+    return status;
 }
 
 ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens, float *logp,
                     ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_like("sample", "logits", logits, logits->rows, logits->cols, HT_F32, err));
-    HT_TRY(be->ops->sample(be, logits, settings, tokens, logp, err));
+    CALL(SAMPLE, moves(size_of(logits)), sample(be, logits, settings, tokens, logp, err));
 done:
     return status;
 }

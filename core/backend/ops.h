@@ -54,6 +54,7 @@ struct ht_backend {
     const ht_backend_ops *ops;
     int threads;
     ht_dtype dtype; /* of weights and activations */
+    struct ht_profile *profile; /* profile.h; NULL: nothing is counted */
     void *state; /* the backend's own */
 };
 

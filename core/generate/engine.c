@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/backend/profile.h"
 #include "core/base/memory.h"
 #include "core/base/signals.h"
 #include "core/generate/scheduler.h"
@@ -60,6 +61,7 @@ ht_status ht_generate(ht_engine *engine, const ht_request *requests, int64_t cou
     ht_status status = HT_OK;
     ht_scheduler *s = &engine->scheduler;
     ht_tensor logits;
+    ht_profile_enter(engine->model->be);
     memset(completions, 0, (size_t)count * sizeof *completions);
     HT_TRY(ht_scheduler_begin(s, requests, count, completions, err));
     for (;;) {
@@ -74,6 +76,7 @@ ht_status ht_generate(ht_engine *engine, const ht_request *requests, int64_t cou
     }
 done:
     ht_scheduler_end(s);
+    ht_profile_leave(engine->model->be, HT_STRETCH_GENERATION);
     if (status != HT_OK) ht_completions_free(completions, count);
     return status;
 }

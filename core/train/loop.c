@@ -315,6 +315,7 @@ static ht_status do_step(loop *l, ht_error *err) {
     ht_status status = HT_OK;
     ht_metrics metrics = {.count = 0};
     l->step_started = ht_now();
+    ht_profile_enter(l->run->setup->be);
     status = l->task->accumulate(l->task->self, l->updates, &metrics, err);
     if (status == HT_INTERRUPTED || status == HT_TERMINATED) {
         ht_error said = HT_ERROR_INIT;
@@ -329,6 +330,7 @@ static ht_status do_step(loop *l, ht_error *err) {
         return status;
     }
     if (l->task->after_step) HT_TRY(l->task->after_step(l->task->self, l->updates, &metrics, err));
+    ht_profile_leave(l->run->setup->be, HT_STRETCH_STEP);
     l->updates++;
     show_progress(l, &metrics);
     status = after_update(l, &metrics, err);

@@ -48,6 +48,7 @@ ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *conf
     ht_status status =
         ht_backend_open(&setup->be, (ht_backend_kind)config->backend, (int)config->threads, err);
     if (status == HT_OK) status = ht_backend_choose_dtype(setup->be, (ht_dtype_choice)config->dtype, err);
+    if (status == HT_OK && config->profile && !config->dry_run) status = ht_profile_start(setup->be, err);
     if (status != HT_OK) return status;
     ht_arena_init(&setup->arena, config->dry_run);
     ht_backend_arena(setup->be, &setup->arena);

@@ -19,6 +19,7 @@
 
 #include <jansson.h>
 
+#include "core/backend/profile.h"
 #include "core/checkpoint/model_folder.h"
 #include "core/config/config.h"
 #include "core/optim/adamw.h"
@@ -40,7 +41,7 @@ typedef struct ht_train_config {
     ht_optimizer_config optimizer;
     int64_t save_every, keep_last, eval_every, log_every;
     int64_t micro_tokens; /* tokens a forward and backward pass */
-    int recompute;
+    int recompute, profile;
 } ht_train_config;
 
 /* in the order of ht_schedule_kind: "constant", "cosine" */
@@ -62,6 +63,7 @@ extern const char *const ht_train_schedule_names[];
         HT_OPT_CHOICE(ht_train_config, backend, "backend", "auto", ht_backend_names, 0, "where to compute"), \
         HT_OPT_INT(ht_train_config, threads, "threads", "0", 0, 4096, HT_OPTION_RESUME_SAFE,                 \
                    "CPU threads; 0: one a core; another number may change the last bits"),                   \
+        HT_PROFILE_OPTION(ht_train_config),                                                                  \
         HT_OPT_INT(ht_train_config, seed, "seed", "1", 0, 9007199254740992.0, 0,                             \
                    "seed of every random number"),                                                           \
         HT_OPT_INT(ht_train_config, round, "round", "0", 0, 1000000, 0,                                      \
