@@ -7,41 +7,50 @@
  * No [T, T] exists. Tiles begin at multiples of 64 positions and every sum runs in the order of its terms, so a row's bits
  * depend on its own sequence only, and not on which rows share its block.
  *
- * A block of the cache holds keys turned, [G*D, block_size], so that 16 keys of one dimension are one vector, and values
- * in rows, [block_size, G*D].
+ * A block of the cache holds keys turned, [G*D, block_size] units, so that one unit of 16 keys is one vector, and values
+ * [block_size, G*D]; of bf16, units of keys pair two dimensions and those of values two positions.
  */
 #include <math.h>
 #include <omp.h>
 
 #include "core/backend/cpu/attention.h"
-#include "core/backend/cpu/exp.h"
 
 /* A block of rows, and its scratch. */
 typedef struct block {
-    int64_t rows;        /* (token, head) pairs: at most HT_TILE_ROWS, or one token's group when that is larger */
+    int pairs;             /* units are pairs of bf16 */
+    int64_t rows;          /* (token, head) pairs: at most HT_TILE_ROWS, or one token's group when that is larger */
     int64_t width, padded; /* head width, and rounded up to whole vectors */
-    float *q;            /* [rows, padded], scaled by 1/sqrt(D) */
-    float *out;          /* [rows, padded] */
-    float *scores;       /* [rows, HT_TILE_KEYS] */
+    int64_t units, stride; /* of a row of q and keys, and rounded up */
+    float scale;           /* 1/sqrt(D) */
+    float *q;              /* [rows, stride] units */
+    float *out;            /* [rows, padded] */
+    float *scores;         /* [rows, HT_TILE_KEYS] */
+    float *weights;        /* [rows, HT_TILE_KEYS] units, for f32 the scores' place */
     float *largest, *mass; /* [rows] */
-    int64_t *visible;    /* [rows] keys that a row sees */
-    float *keys;         /* [padded, HT_TILE_KEYS], turned */
-    float *values;       /* [HT_TILE_KEYS, padded] */
+    int64_t *visible;      /* [rows] keys that a row sees */
+    float *keys;           /* [stride, HT_TILE_KEYS], turned */
+    float *values;         /* [HT_TILE_KEYS, padded] */
 } block;
 
 static size_t block_bytes(int64_t max_rows, int64_t width) {
     int64_t padded = ht_padded(width), rows = ht_padded(max_rows);
-    int64_t floats = rows * (2 * padded + HT_TILE_KEYS + 2) + 2 * HT_TILE_KEYS * padded;
+    int64_t floats = rows * (2 * padded + 2 * HT_TILE_KEYS + 2) + 2 * HT_TILE_KEYS * padded;
     return (size_t)floats * sizeof(float) + (size_t)rows * sizeof(int64_t);
 }
 
-static block block_place(void *scratch, int64_t max_rows, int64_t width) {
-    int64_t padded = ht_padded(width), rows = ht_padded(max_rows);
-    block b = {.width = width, .padded = padded};
+static block block_place(void *scratch, int64_t max_rows, int64_t width, int pairs) {
+    int64_t padded = ht_padded(width), rows = ht_padded(max_rows), units = ht_units(pairs, width);
+    block b = {.pairs = pairs,
+               .width = width,
+               .padded = padded,
+               .units = units,
+               .stride = ht_padded(units),
+               .scale = 1.0f / sqrtf((float)width)};
     float *next = scratch;
     b.q = next, next += rows * padded;
     b.out = next, next += rows * padded;
     b.scores = next, next += rows * HT_TILE_KEYS;
+    b.weights = pairs ? next : b.scores, next += rows * HT_TILE_KEYS;
     b.keys = next, next += padded * HT_TILE_KEYS;
     b.values = next, next += HT_TILE_KEYS * padded;
     b.largest = next, next += rows;
@@ -52,27 +61,33 @@ static block block_place(void *scratch, int64_t max_rows, int64_t width) {
 
 /* One row's softmax over a tile of n keys, carried on from the tiles before; scores become weights. */
 static void softmax_row(block *b, int64_t row, int64_t first, int64_t n) {
-    float *s = b->scores + row * HT_TILE_KEYS;
+    float *s = b->scores + row * HT_TILE_KEYS, *weights = b->weights + row * HT_TILE_KEYS;
     int64_t seen = b->visible[row] - first;
-    seen = seen < 0 ? 0 : seen > n ? n : seen;
-    for (int64_t j = seen; j < HT_TILE_KEYS; j++)
-        s[j] = -INFINITY;
-    if (seen == 0) {
-        memset(s, 0, HT_TILE_KEYS * sizeof *s);
+    seen = seen > n ? n : seen;
+    if (seen <= 0) {
+        memset(weights, 0, HT_TILE_KEYS * sizeof *weights);
         return;
     }
-    float before = b->largest[row], largest = before, total = 0;
-#pragma omp simd reduction(max : largest)
-    for (int64_t j = 0; j < HT_TILE_KEYS; j++)
-        largest = s[j] > largest ? s[j] : largest;
-#pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < HT_TILE_KEYS; j++) {
-        s[j] = ht_expf(s[j] - largest);
-        total += s[j];
+    for (int64_t j = seen; j < HT_TILE_KEYS; j++)
+        s[j] = -INFINITY;
+    ht_lanes x[HT_TILE_VECTORS], most, total = {0};
+#pragma GCC unroll 4
+    for (int v = 0; v < HT_TILE_VECTORS; v++) {
+        x[v] = *(const ht_lanes *)(s + v * HT_LANES) * b->scale;
+        most = v ? ht_lanes_larger(most, x[v]) : x[v];
     }
+    float before = b->largest[row], largest = ht_lanes_max(most);
+    largest = before > largest ? before : largest;
+#pragma GCC unroll 4
+    for (int v = 0; v < HT_TILE_VECTORS; v++) {
+        x[v] = ht_exp_lanes(x[v] - largest);
+        total += x[v];
+        *(ht_lanes *)(s + v * HT_LANES) = x[v];
+    }
+    if (b->pairs) ht_to_bf16((uint16_t *)(void *)weights, s, HT_TILE_KEYS);
     float carry = before == -INFINITY ? 0.0f : ht_expf(before - largest);
     b->largest[row] = largest;
-    b->mass[row] = b->mass[row] * carry + total;
+    b->mass[row] = b->mass[row] * carry + ht_lanes_sum(total);
     if (carry != 1.0f) {
         float *o = b->out + row * b->padded;
         for (int64_t d = 0; d < b->padded; d++)
@@ -105,52 +120,52 @@ typedef struct source {
 /* Scores and weighted values of a tile: n keys from position `first` on. */
 static void tile_packed(block *b, const source *s, int64_t first, int64_t n) {
     int64_t row = s->start + first;
-    ht_load_tile(b->values, s->job->keys, row, n, s->column, b->width, b->padded);
-    ht_turn_tile(b->keys, b->values, n, b->padded);
-    ht_load_tile(b->values, s->job->values, row, n, s->column, b->width, b->padded);
-    ht_tile_product(b->scores, HT_TILE_KEYS, (ht_tile_left){b->q, b->padded, 1}, b->keys, HT_TILE_KEYS, 0, b->rows,
-                    ht_padded(n), b->width);
+    ht_load_rows(b->pairs, b->values, b->stride, s->job->keys, row, n, s->column, b->width);
+    ht_turn_tile(b->keys, b->values, n, b->stride);
+    ht_load_across(b->pairs, b->values, b->padded, s->job->values, row, n, s->column, b->width);
+    ht_tile_product(b->pairs, b->scores, HT_TILE_KEYS, (ht_tile_left){b->q, b->stride, 1}, b->keys, HT_TILE_KEYS,
+                    b->rows, ht_padded(n), b->units);
     for (int64_t i = 0; i < b->rows; i++)
         softmax_row(b, i, first, n);
-    ht_tile_product(b->out, b->padded, (ht_tile_left){b->scores, HT_TILE_KEYS, 1}, b->values, b->padded, 0, b->rows,
-                    b->padded, n);
+    ht_tile_product(b->pairs, b->out, b->padded, (ht_tile_left){b->weights, HT_TILE_KEYS, 1}, b->values, b->padded,
+                    b->rows, b->padded, ht_units(b->pairs, n));
 }
 
-/* The page's 16 keys or values from a position on, at the head's columns; *stride: from a dimension (keys) or a position
- * (values) to the next. */
-static const void *page_part(const source *s, const ht_tensor *pages, int64_t position, int turned, int64_t *stride) {
-    int64_t size = s->job->block_size, offset = position % size;
-    int64_t at = s->blocks[position / size] * size * pages->cols;
-    *stride = turned ? size : pages->cols;
-    at += turned ? s->column * size + offset : offset * pages->cols + s->column;
-    return ht_element(&(ht_tensor){.data = pages->data, .dtype = pages->dtype}, 0, at);
+/* The page in which a position lies; units. */
+static const float *page_of(const source *s, const ht_tensor *pages, int64_t position) {
+    int64_t size = s->job->block_size;
+    return (const float *)pages->data + ht_units(pages->dtype == HT_BF16, s->blocks[position / size] * size * pages->cols);
 }
 
 static void page_scores(block *b, const source *s, int64_t first, int64_t n) {
-    ht_tile_left q = {b->q, b->padded, 1};
-    int half = s->job->keys->dtype == HT_BF16;
+    int64_t size = s->job->block_size;
+    ht_tile_right right = {.stride = size};
     for (int64_t j = 0; j < n; j += HT_KERNEL_VECTORS * HT_LANES) {
-        ht_tile_right right = {.half = half};
         int vectors = 0;
-        for (int64_t v = j; v < n && vectors < HT_KERNEL_VECTORS; v += HT_LANES)
-            right.columns[vectors++] = page_part(s, s->job->keys, first + v, 1, &right.stride);
-        ht_tile_columns(vectors, b->scores + j, HT_TILE_KEYS, q, &right, b->rows, b->width);
+        for (int64_t at = first + j; at < first + n && vectors < HT_KERNEL_VECTORS; at += HT_LANES)
+            right.columns[vectors++] =
+                page_of(s, s->job->keys, at) + ht_units(b->pairs, s->column) * size + at % size;
+        ht_tile_columns(b->pairs, vectors, b->scores + j, HT_TILE_KEYS, (ht_tile_left){b->q, b->stride, 1}, &right,
+                        b->rows, b->units);
     }
 }
 
 static void page_values(block *b, const source *s, int64_t first, int64_t n) {
-    const ht_tensor *pages = s->job->values;
+    int64_t cols = s->job->values->cols;
     for (int64_t j = 0; j < n; j += HT_LANES) {
-        int64_t depth = n - j < HT_LANES ? n - j : HT_LANES, stride;
-        const void *rows = page_part(s, pages, first + j, 0, &stride);
-        ht_tile_left weights = {b->scores + j, HT_TILE_KEYS, 1};
-        int half = pages->dtype == HT_BF16;
+        int64_t depth = ht_units(b->pairs, n - j < HT_LANES ? n - j : HT_LANES), stride = cols;
+        int64_t offset = ht_units(b->pairs, (first + j) % s->job->block_size);
+        const float *rows = page_of(s, s->job->values, first + j) + offset * cols + s->column;
         if (b->padded != b->width) { /* whole vectors would reach beyond the head */
-            ht_tensor part = {.data = (void *)(uintptr_t)rows, .rows = depth, .stride = stride, .dtype = pages->dtype};
-            ht_load_tile(b->values, &part, 0, depth, 0, b->width, b->padded);
-            rows = b->values, stride = b->padded, half = 0;
+            stride = b->padded;
+            for (int64_t k = 0; k < depth; k++) {
+                memcpy(b->values + k * stride, rows + k * cols, (size_t)b->width * sizeof *rows);
+                memset(b->values + k * stride + b->width, 0, (size_t)(stride - b->width) * sizeof *rows);
+            }
+            rows = b->values;
         }
-        ht_tile_product(b->out, b->padded, weights, rows, stride, half, b->rows, b->padded, depth);
+        ht_tile_left weights = {b->weights + ht_units(b->pairs, j), HT_TILE_KEYS, 1};
+        ht_tile_product(b->pairs, b->out, b->padded, weights, rows, stride, b->rows, b->padded, depth);
     }
 }
 
@@ -182,11 +197,10 @@ static void attend(block *b, const source *s) {
 /* Rows [first, first + count) of a sequence, one key/value head. */
 static void run_block(const job *j, block *b, int64_t sequence, int64_t kv_head, int64_t first, int64_t count) {
     int64_t group = j->heads / j->kv_heads, start = j->seq_start[sequence], past = j->past ? j->past[sequence] : 0;
-    float scale = 1.0f / sqrtf((float)j->width);
     b->rows = count * group;
     for (int64_t i = 0; i < b->rows; i++) {
         int64_t column = (kv_head * group + i % group) * j->width;
-        ht_load_row(b->q + i * b->padded, j->q, start + first + i / group, column, j->width, b->padded, scale);
+        ht_load_rows(b->pairs, b->q + i * b->stride, b->stride, j->q, start + first + i / group, 1, column, j->width);
         b->visible[i] = past + first + i / group + 1;
     }
     source s = {.job = j, .start = start, .column = kv_head * j->width};
@@ -210,7 +224,8 @@ static ht_status run_job(ht_backend *be, const job *j, ht_error *err) {
     if (status) return status;
 #pragma omp parallel num_threads(be->threads)
     {
-        block b = block_place(ht_cpu_scratch(be, omp_get_thread_num()), block_tokens * group, j->width);
+        void *scratch = ht_cpu_scratch(be, omp_get_thread_num());
+        block b = block_place(scratch, block_tokens * group, j->width, j->q->dtype == HT_BF16);
         int64_t sequence = 0, sequence_block = 0; /* blocks before this sequence */
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < total_blocks * j->kv_heads; task++) {
@@ -247,25 +262,26 @@ ht_status HT_CPU(attention_forward)(ht_backend *be, ht_tensor *out, float *lse, 
     return run_job(be, &j, err);
 }
 
-/* Puts one row's keys and values into its block. */
-static void write_row(const ht_kv_pages *pages, const ht_tensor *k, const ht_tensor *v, int64_t row, int64_t page,
+/* Puts one row's keys and values into its block, at `offset`. */
+static void write_f32(const ht_kv_pages *pages, const float *k, const float *v, int64_t cols, int64_t page,
                       int64_t offset) {
-    int64_t size = pages->block_size, cols = k->cols;
-    int64_t base = page * size * cols;
-    if (k->dtype == HT_BF16) {
-        const uint16_t *from = ht_element(k, row, 0);
-        uint16_t *keys = (uint16_t *)pages->keys.data + base + offset;
-        for (int64_t c = 0; c < cols; c++)
-            keys[c * size] = from[c];
-    } else {
-        const float *from = ht_row(k, row);
-        float *keys = (float *)pages->keys.data + base + offset;
-        for (int64_t c = 0; c < cols; c++)
-            keys[c * size] = from[c];
-    }
-    size_t width = ht_dtype_size(v->dtype);
-    memcpy((char *)pages->values.data + (size_t)(base + offset * cols) * width, ht_element(v, row, 0),
-           (size_t)cols * width);
+    int64_t size = pages->block_size;
+    float *keys = (float *)pages->keys.data + page * size * cols + offset;
+    for (int64_t c = 0; c < cols; c++)
+        keys[c * size] = k[c];
+    memcpy((float *)pages->values.data + (page * size + offset) * cols, v, (size_t)cols * sizeof *v);
+}
+
+static void write_bf16(const ht_kv_pages *pages, const uint16_t *k, const uint16_t *v, int64_t cols, int64_t page,
+                       int64_t offset) {
+    int64_t size = pages->block_size;
+    uint32_t *keys = (uint32_t *)pages->keys.data + page * size * cols / 2 + offset;
+    for (int64_t c = 0; c < cols; c += 2)
+        keys[c / 2 * size] = (uint32_t)k[c] | (uint32_t)k[c + 1] << 16;
+    uint32_t *values = (uint32_t *)pages->values.data + (page * size + offset) / 2 * cols;
+    /* The first of a pair clears the place of the second, which may hold anything. */
+    for (int64_t c = 0; c < cols; c++)
+        values[c] = offset % 2 ? (values[c] & 0xffffu) | (uint32_t)v[c] << 16 : v[c];
 }
 
 static void write_pages(ht_backend *be, const ht_kv_pages *pages, const ht_tensor *k, const ht_tensor *v,
@@ -275,7 +291,11 @@ static void write_pages(ht_backend *be, const ht_kv_pages *pages, const ht_tenso
         const int32_t *blocks = shape->block_tables_host + s * shape->max_blocks;
         for (int64_t r = shape->seq_start_host[s]; r < shape->seq_start_host[s + 1]; r++) {
             int64_t position = shape->past_host[s] + r - shape->seq_start_host[s];
-            write_row(pages, k, v, r, blocks[position / pages->block_size], position % pages->block_size);
+            int64_t page = blocks[position / pages->block_size], offset = position % pages->block_size;
+            if (k->dtype == HT_BF16)
+                write_bf16(pages, ht_element(k, r, 0), ht_element(v, r, 0), k->cols, page, offset);
+            else
+                write_f32(pages, ht_row(k, r), ht_row(v, r), k->cols, page, offset);
         }
     }
 }

@@ -1,11 +1,13 @@
 /*
- * exp.h: expf without branches, so that loops over it vectorise.
+ * exp.h: e^x without branches: of one float, so that loops over it vectorise, and of 16.
  */
 #ifndef HT_BACKEND_CPU_EXP_H
 #define HT_BACKEND_CPU_EXP_H
 
 #include <math.h>
 #include <stdint.h>
+
+#include "core/backend/cpu/tile.h"
 
 /*
  * e^x to 2 units in the last place; 0 below -87.33 (the smallest normal result), infinity above 88.72.
@@ -32,6 +34,66 @@ static inline float ht_expf(float x) {
     } low = {(half + 127) << 23}, high = {(whole - half + 127) << 23};
     float result = p * low.f * high.f;
     return x < -87.33654f ? 0.0f : x != x ? x : result;
+}
+
+/* The same of 16 floats: within its tolerance, not its bits. */
+HT_INLINE ht_lanes ht_exp_lanes(ht_lanes x) {
+#ifdef __AVX512F__
+    /* The instruction that scales by 2^n needs no exponent bits put together and no limits but a lower one. */
+    __m512 z = _mm512_max_ps(_mm512_set1_ps(-104.0f), (__m512)x); /* a NaN stays one */
+    __m512 n = _mm512_roundscale_ps(z * 1.44269504f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    ht_lanes r = (ht_lanes)z - (ht_lanes)n * 0.693359375f;
+    r -= (ht_lanes)n * -2.12194440e-4f;
+    ht_lanes p = r * 1.98412698e-4f + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 5.0e-1f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return (ht_lanes)_mm512_scalef_ps((__m512)p, n);
+#else
+    ht_lanes y;
+    float in[HT_LANES], out[HT_LANES];
+    memcpy(in, &x, sizeof in);
+    for (int i = 0; i < HT_LANES; i++)
+        out[i] = ht_expf(in[i]);
+    memcpy(&y, out, sizeof y);
+    return y;
+#endif
+}
+
+HT_INLINE ht_lanes ht_lanes_larger(ht_lanes a, ht_lanes b) {
+#ifdef __AVX512F__
+    return (ht_lanes)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    ht_lanes_index first = a > b;
+    return (ht_lanes)((first & (ht_lanes_index)a) | (~first & (ht_lanes_index)b));
+#endif
+}
+
+/* Lanes moved down by 8, 4, 2 or 1, round the end. */
+HT_INLINE ht_lanes ht_lanes_down(const int by, ht_lanes x) {
+    return by == 8   ? __builtin_shuffle(x, (ht_lanes_index){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7})
+           : by == 4 ? __builtin_shuffle(x, (ht_lanes_index){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11})
+           : by == 2 ? __builtin_shuffle(x, (ht_lanes_index){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13})
+                     : __builtin_shuffle(x, (ht_lanes_index){1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+}
+
+/* Sum and largest of the 16 lanes, by a fixed tree. */
+HT_INLINE float ht_lanes_sum(ht_lanes x) {
+    x += ht_lanes_down(8, x);
+    x += ht_lanes_down(4, x);
+    x += ht_lanes_down(2, x);
+    x += ht_lanes_down(1, x);
+    return x[0];
+}
+HT_INLINE float ht_lanes_max(ht_lanes x) {
+    x = ht_lanes_larger(x, ht_lanes_down(8, x));
+    x = ht_lanes_larger(x, ht_lanes_down(4, x));
+    x = ht_lanes_larger(x, ht_lanes_down(2, x));
+    x = ht_lanes_larger(x, ht_lanes_down(1, x));
+    return x[0];
 }
 
 #endif

@@ -6,9 +6,6 @@
  * what limits the speed.
  */
 #include <omp.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 #include "core/backend/cpu/cpu.h"
 #include "core/backend/cpu/rows.h"
@@ -22,17 +19,9 @@ enum { BLOCK_M = 2, BLOCK_N = 2, SINGLE_N = 4 };
 #endif
 enum { STRIP = HT_LANES, CHUNK_BYTES = 128 * 1024 }; /* columns of y at a time; rows of x that stay in the second cache */
 
-/* sum += 16 products of f32, or 32 of bf16. */
-HT_INLINE ht_lanes add_products(const int half, ht_lanes sum, const void *a, const void *b) {
-    if (!half) return sum + *(const ht_lanes *)a * *(const ht_lanes *)b;
-#ifdef __AVX512BF16__
-    return (ht_lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(a), (__m512bh)_mm512_loadu_si512(b));
-#else
-    typedef uint32_t pairs __attribute__((vector_size(64), aligned(2), may_alias));
-    ht_lanes_bits x = *(const pairs *)a, y = *(const pairs *)b;
-    sum += (ht_lanes)(x << 16) * (ht_lanes)(y << 16);
-    return sum + (ht_lanes)(x & 0xffff0000u) * (ht_lanes)(y & 0xffff0000u);
-#endif
+HT_INLINE ht_lanes load(const void *p) {
+    typedef float unaligned __attribute__((vector_size(HT_LANES * 4), aligned(2), may_alias));
+    return *(const unaligned *)p;
 }
 
 /* to[i][first + j] = x[i] . w[j], for constants rows * cols <= 16. */
@@ -46,8 +35,8 @@ HT_INLINE void dot_block(const int rows, const int cols, const int half, float (
     for (int64_t k = 0; k < whole; k += step)
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < cols; j++)
-                sums[i * cols + j] = add_products(half, sums[i * cols + j], (const char *)x[i] + k * size,
-                                                  (const char *)w[j] + k * size);
+                sums[i * cols + j] = ht_multiply_add(half, sums[i * cols + j], load((const char *)x[i] + k * size),
+                                                     load((const char *)w[j] + k * size));
     if (left > 0) {
         ht_lanes x_tail[BLOCK_M] = {{0}}, w_tail[SINGLE_N] = {{0}};
         for (int i = 0; i < rows; i++)
@@ -56,7 +45,7 @@ HT_INLINE void dot_block(const int rows, const int cols, const int half, float (
             memcpy(&w_tail[j], (const char *)w[j] + whole * size, (size_t)(left * size));
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < cols; j++)
-                sums[i * cols + j] = add_products(half, sums[i * cols + j], &x_tail[i], &w_tail[j]);
+                sums[i * cols + j] = ht_multiply_add(half, sums[i * cols + j], x_tail[i], w_tail[j]);
     }
     ht_lanes result = ht_sum_each(sums);
     for (int i = 0; i < rows; i++)
