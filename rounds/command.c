@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/backend/backend.h"
 #include "core/base/json.h"
 #include "core/base/log.h"
 #include "rounds/rounds.h"
@@ -18,6 +19,8 @@ static const ht_option options[] = {
     HT_OPT_PATH(S, run, "run", NULL, HT_OPTION_REQUIRED, "folder of the run"),
     HT_OPT_INT(S, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
     HT_OPT_INT(S, threads, "threads", "0", 0, 4096, HT_OPTION_RESUME_SAFE, "CPU threads; 0: one a core"),
+    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0,
+                  "type of weights and activations of the steps that have no file of their own"),
     HT_OPT_INT(S, until_round, "until_round", "0", 0, 1000, HT_OPTION_RESUME_SAFE, "stop after this round; 0: all"),
     HT_OPT_FLAG(S, dry_run, "dry_run", HT_OPTION_RESUME_SAFE, "print the command lines of all steps, run none"),
     HT_OPT_FLAG(S, restart, "restart", HT_OPTION_RESUME_SAFE,

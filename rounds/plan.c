@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/backend/backend.h"
 #include "core/base/memory.h"
 #include "rounds/rounds.h"
 
@@ -83,6 +84,11 @@ static void stage_config(builder *b, const char *file) {
 
 static void database(builder *b) {
     OPTION(b, "--db", "%s/halter.db", b->config->run);
+}
+
+/* Of a step that has no file of its own. */
+static void dtype(builder *b) {
+    if (b->config->dtype != HT_DTYPE_F32) OPTION(b, "--dtype", "%s", ht_dtype_choice_names[b->config->dtype]);
 }
 
 static void seed_and_threads(builder *b) {
@@ -184,6 +190,7 @@ static void sample_pairs(builder *b) {
         }
         OPTION(b, "--temperatures", "%s", list);
     }
+    dtype(b);
     seed_and_threads(b);
 }
 
@@ -227,6 +234,7 @@ static void reward_model(builder *b, const char *kind) {
     database(b);
     OPTION(b, "--model", "%s/round-%" PRId64 "/%s", config->run, b->round, file);
     OPTION(b, "--kind", "%s", kind);
+    dtype(b);
     if (config->threads) OPTION(b, "--threads", "%" PRId64, config->threads);
     arg(b, "--json");
     if (b->err->status == HT_OK)
@@ -295,6 +303,7 @@ static void evaluate(builder *b, int64_t rounds) {
         reward_models(b, rounds);
         OPTION(b, "--prompts", "%" PRId64, config->eval_prompts);
         OPTION(b, "--max-new-tokens", "%" PRId64, config->max_new_tokens);
+        dtype(b);
         seed_and_threads(b);
     }
     if (config->annotator == HT_ANNOTATOR_SYNTHETIC) {

@@ -22,6 +22,7 @@ typedef struct ht_rounds_config {
     int annotator; /* ht_annotator */
     int64_t seed, threads, rounds, until_round, pool_all_from;
     int64_t documents, demonstrations, train_prompts, test_prompts; /* the synthetic world */
+    int dtype; /* ht_dtype_choice */
     int64_t pairs, test_pairs, eval_prompts, max_new_tokens;
     ht_floats temperatures;
     int ppo, restart, dry_run;

@@ -31,14 +31,15 @@ static inline void ht_from_bf16(float *restrict to, const uint16_t *restrict fro
 
 /* Round to nearest even; NaN stays NaN. The processor's instruction takes subnormal numbers, below 1.2e-38, for zero. */
 static inline void ht_to_bf16(uint16_t *restrict to, const float *restrict from, int64_t n) {
-    int64_t i = 0;
+    int64_t whole = 0;
 #ifdef __AVX512BF16__
-    for (; i + 16 <= n; i += 16) {
+    whole = n / 16 * 16;
+    for (int64_t i = 0; i < whole; i += 16) {
         __m256bh rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(from + i));
         memcpy(to + i, &rounded, sizeof rounded);
     }
 #endif
-    for (; i < n; i++)
+    for (int64_t i = whole; i < n; i++)
         to[i] = ht_bf16_of_f32(from[i]);
 }
 
