@@ -2,8 +2,8 @@
  * generate.h: the decoding engine. Continuous batching over a paged cache: a finished sequence's place is taken by the
  * next request at once; when blocks run out, requests wait. Used by rejection, ppo, evaluate, chat.
  *
- * A request's sample depends on (seed, stream, position) and its prompt, through Philox, not on its place in the batch
- * (but for the rounding of products whose shape the batch sets). Requests whose prompts begin alike, as the K samples of
+ * A request's sample depends on its prompt, its settings and (seed, stream, position), through Philox: what else is decoded
+ * beside it, and how prompts are cut into passes, changes no bit. Requests whose prompts begin alike, as the K samples of
  * one prompt do, compute and store the whole blocks they share once; put them next to each other.
  */
 #ifndef HT_GENERATE_GENERATE_H
