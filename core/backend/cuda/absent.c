@@ -1,0 +1,9 @@
+/*
+ * In place of the CUDA backend where there was no compiler for it.
+ */
+#include "core/backend/ops.h"
+
+ht_status ht_cuda_open(ht_backend *be, ht_error *err) {
+    (void)be;
+    return ht_fail(err, HT_ERR_USAGE, "backend \"cuda\" is not built into this program; built in: cpu");
+}

@@ -1,0 +1,253 @@
+/*
+ * The CUDA backend's life, its memory, and the table of its operations.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/backend/cuda/device.h"
+
+extern "C" {
+#include "core/base/memory.h"
+}
+
+ht_status ht_cuda_check(cudaError_t result, const char *call, ht_error *err) {
+    if (result == cudaSuccess) return HT_OK;
+    (void)cudaGetLastError(); /* it is told here */
+    return ht_fail(err, result == cudaErrorMemoryAllocation ? HT_ERR_NOMEM : HT_ERR_RUN, "%s: %s (%s)", call,
+                   cudaGetErrorString(result), cudaGetErrorName(result));
+}
+
+ht_status ht_cuda_need_float(const char *op, const ht_tensor *t, ht_error *err) {
+    if (t->dtype == HT_F32 || t->dtype == HT_BF16) return HT_OK;
+    return ht_fail(err, HT_ERR_USAGE, "%s: the cuda backend computes in float32 and bfloat16, not %s", op,
+                   ht_dtype_torch_name(t->dtype));
+}
+
+ht_status ht_cuda_allow_shared(const void *kernel, int64_t bytes, ht_error *err) {
+    if (bytes <= 48 << 10) return HT_OK;
+    HT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    return HT_OK;
+}
+
+ht_status ht_cuda_scratch(ht_backend *be, size_t bytes, void **scratch, ht_error *err) {
+    ht_cuda *cuda = ht_cuda_of(be);
+    if (bytes > cuda->scratch_bytes) {
+        /* Operations that use the old block may still run. */
+        HT_CUDA(cudaStreamSynchronize(cuda->stream));
+        HT_CUDA(cudaFree(cuda->scratch));
+        cuda->scratch = NULL;
+        cuda->scratch_bytes = 0;
+        cudaError_t result = cudaMalloc(&cuda->scratch, bytes);
+        if (result == cudaErrorMemoryAllocation) {
+            (void)cudaGetLastError();
+            return ht_fail(err, HT_ERR_NOMEM, "no device memory for %zu bytes of scratch", bytes);
+        }
+        HT_CUDA(result);
+        cuda->scratch_bytes = bytes;
+    }
+    *scratch = cuda->scratch;
+    return HT_OK;
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------ */
+
+static void *cuda_allocate(void *owner, size_t bytes) {
+    ht_cuda *cuda = ht_cuda_of((ht_backend *)owner);
+    void *block = NULL;
+    size_t size = bytes ? bytes : 1;
+    if (cudaMalloc(&block, size) == cudaSuccess && cudaMemsetAsync(block, 0, size, cuda->stream) == cudaSuccess)
+        return block;
+    (void)cudaGetLastError(); /* the arena tells what did not fit */
+    cudaFree(block);
+    return NULL;
+}
+
+static void cuda_release(void *owner, void *block, size_t bytes) {
+    (void)owner;
+    (void)bytes;
+    cudaFree(block); /* waits for the GPU */
+}
+
+/* Goes on to the next piece of staging memory, once the GPU is done with what it held. */
+static ht_status next_piece(ht_cuda *cuda, ht_error *err) {
+    ht_cuda_staging *s = &cuda->staging;
+    HT_CUDA(cudaEventRecord(s->done[s->piece], cuda->stream));
+    s->piece = (s->piece + 1) % HT_CUDA_PIECES;
+    s->used = 0;
+    HT_CUDA(cudaEventSynchronize(s->done[s->piece]));
+    return HT_OK;
+}
+
+static char *piece_memory(const ht_cuda_staging *s) {
+    return s->memory + (size_t)s->piece * HT_CUDA_PIECE_BYTES;
+}
+
+/* The host's bytes are in pinned memory on return; they travel while the host goes on, in the stream's order. */
+ht_status ht_cuda_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err) {
+    ht_cuda *cuda = ht_cuda_of(be);
+    ht_cuda_staging *s = &cuda->staging;
+    for (size_t done = 0; done < bytes;) {
+        if (s->used == HT_CUDA_PIECE_BYTES) HT_CHECK(next_piece(cuda, err));
+        size_t room = HT_CUDA_PIECE_BYTES - s->used, n = bytes - done < room ? bytes - done : room;
+        char *piece = piece_memory(s) + s->used;
+        memcpy(piece, (const char *)from_host + done, n);
+        HT_CUDA(cudaMemcpyAsync((char *)to + done, piece, n, cudaMemcpyHostToDevice, cuda->stream));
+        done += n;
+        s->used += n;
+        s->used = s->used % 64 ? s->used + 64 - s->used % 64 : s->used;
+    }
+    return HT_OK;
+}
+
+/* Begins to bring n bytes, at most a piece, into the next piece. */
+static ht_status begin_download(ht_cuda *cuda, const void *from, size_t n, ht_error *err) {
+    HT_CHECK(next_piece(cuda, err));
+    cuda->staging.used = HT_CUDA_PIECE_BYTES;
+    HT_CUDA(cudaMemcpyAsync(piece_memory(&cuda->staging), from, n, cudaMemcpyDeviceToHost, cuda->stream));
+    return HT_OK;
+}
+
+ht_status ht_cuda_fetch(ht_backend *be, const void *from, size_t bytes, const void **host, ht_error *err) {
+    ht_cuda *cuda = ht_cuda_of(be);
+    HT_CHECK(begin_download(cuda, from, bytes, err));
+    HT_CUDA(cudaStreamSynchronize(cuda->stream));
+    *host = piece_memory(&cuda->staging);
+    return HT_OK;
+}
+
+/* Piece by piece: while one travels, the host copies the one before it. */
+ht_status ht_cuda_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err) {
+    ht_cuda *cuda = ht_cuda_of(be);
+    ht_cuda_staging *s = &cuda->staging;
+    const char *source = (const char *)from;
+    char *to = (char *)to_host;
+    size_t done = 0;
+    if (bytes > HT_CUDA_PIECE_BYTES) HT_CHECK(begin_download(cuda, source, HT_CUDA_PIECE_BYTES, err));
+    for (; bytes - done > HT_CUDA_PIECE_BYTES; done += HT_CUDA_PIECE_BYTES) {
+        int piece = s->piece;
+        const char *arriving = piece_memory(s);
+        size_t next = done + HT_CUDA_PIECE_BYTES;
+        size_t n = (size_t)ht_least((int64_t)(bytes - next), HT_CUDA_PIECE_BYTES);
+        HT_CHECK(begin_download(cuda, source + next, n, err)); /* marks the end of the piece before it */
+        HT_CUDA(cudaEventSynchronize(s->done[piece]));
+        memcpy(to + done, arriving, HT_CUDA_PIECE_BYTES);
+    }
+    if (bytes == 0) return HT_OK;
+    if (done == 0) HT_CHECK(begin_download(cuda, source, bytes, err));
+    HT_CUDA(cudaStreamSynchronize(cuda->stream));
+    memcpy(to + done, piece_memory(s), bytes - done);
+    return HT_OK;
+}
+
+static ht_status cuda_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err) {
+    if (bytes == 0) return HT_OK;
+    HT_CUDA(cudaMemsetAsync(memory, 0, bytes, ht_cuda_of(be)->stream));
+    return HT_OK;
+}
+
+/* --- life -------------------------------------------------------------------------------------------------- */
+
+static void cuda_close(ht_backend *be) {
+    ht_cuda *cuda = ht_cuda_of(be);
+    if (!cuda) return;
+    if (cuda->stream) cudaStreamSynchronize(cuda->stream);
+    ht_cuda_products_close(cuda->products);
+    cudaFree(cuda->tickets);
+    cudaFree(cuda->scratch);
+    for (int i = 0; i < HT_CUDA_PIECES; i++)
+        if (cuda->staging.done[i]) cudaEventDestroy(cuda->staging.done[i]);
+    if (cuda->staging.memory) cudaFreeHost(cuda->staging.memory);
+    if (cuda->stream) cudaStreamDestroy(cuda->stream);
+    (void)cudaGetLastError();
+    free(cuda);
+    be->state = NULL;
+}
+
+static __global__ void probe(void) {
+}
+
+/* No device is the user's affair (HT_ERR_USAGE; AUTO then takes the CPU); one that cannot be used is an error. */
+static ht_status find_device(ht_cuda *cuda, ht_error *err) {
+    int count = 0, device = 0, major = 0, minor = 0, shared = 0;
+    cudaError_t found = cudaGetDeviceCount(&count);
+    if (found != cudaSuccess || count < 1) {
+        (void)cudaGetLastError();
+        return ht_fail(err, HT_ERR_USAGE, "backend \"cuda\": this machine has no usable NVIDIA GPU (%s)",
+                       cudaGetErrorString(found != cudaSuccess ? found : cudaErrorNoDevice));
+    }
+    HT_CUDA(cudaGetDevice(&device));
+    HT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    HT_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    HT_CUDA(cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    HT_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    cuda->shared_limit = shared;
+    cudaFuncAttributes attributes;
+    cudaError_t loaded = cudaFuncGetAttributes(&attributes, probe);
+    if (loaded != cudaSuccess) {
+        (void)cudaGetLastError();
+        return ht_fail(err, HT_ERR_RUN,
+                       "backend \"cuda\": this program has no kernels for a GPU of compute capability %d.%d (%s); "
+                       "configure it with HALTER_CUDA_ARCHS=%d%d",
+                       major, minor, cudaGetErrorString(loaded), major, minor);
+    }
+    return HT_OK;
+}
+
+static ht_status set_up(ht_cuda *cuda, ht_error *err) {
+    HT_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
+    HT_CUDA(cudaMallocHost(&cuda->staging.memory, (size_t)HT_CUDA_PIECES * HT_CUDA_PIECE_BYTES));
+    for (int i = 0; i < HT_CUDA_PIECES; i++)
+        HT_CUDA(cudaEventCreateWithFlags(&cuda->staging.done[i], cudaEventDisableTiming));
+    HT_CUDA(cudaMalloc(&cuda->tickets, HT_CUDA_TICKETS * sizeof *cuda->tickets));
+    HT_CUDA(cudaMemsetAsync(cuda->tickets, 0, HT_CUDA_TICKETS * sizeof *cuda->tickets, cuda->stream));
+    return ht_cuda_products_open(&cuda->products, err);
+}
+
+static ht_bf16_speed bf16_speed(const char **why) {
+    *why = "the GPU's tensor cores multiply it";
+    return HT_BF16_FAST;
+}
+
+static const ht_backend_ops cuda_ops = {
+    .name = "cuda",
+    .close = cuda_close,
+    .bf16_speed = bf16_speed,
+    .allocate = cuda_allocate,
+    .release = cuda_release,
+    .upload = ht_cuda_upload,
+    .download = ht_cuda_download,
+    .zero = cuda_zero,
+    .copy = ht_cuda_copy,
+    .embedding_forward = ht_cuda_gather_rows,
+    .embedding_backward = ht_cuda_embedding_backward,
+    .rms_norm_forward = ht_cuda_rms_norm_forward,
+    .rms_norm_backward = ht_cuda_rms_norm_backward,
+    .matmul_forward = ht_cuda_matmul_forward,
+    .matmul_rows = ht_cuda_matmul_rows,
+    .matmul_backward_data = ht_cuda_matmul_backward_data,
+    .matmul_backward_weight = ht_cuda_matmul_backward_weight,
+    .rope = ht_cuda_rope,
+    .attention_forward = ht_cuda_attention_forward,
+    .attention_backward = ht_cuda_attention_backward,
+    .attention_cached = ht_cuda_attention_cached,
+    .swiglu_forward = ht_cuda_swiglu_forward,
+    .swiglu_backward = ht_cuda_swiglu_backward,
+    .gather_rows = ht_cuda_gather_rows,
+    .scatter_rows = ht_cuda_scatter_rows,
+    .token_loss_forward = ht_cuda_token_loss_forward,
+    .adamw = ht_cuda_adamw,
+    .sum_squares = ht_cuda_sum_squares,
+    .sample = ht_cuda_sample,
+};
+
+extern "C" ht_status ht_cuda_open(ht_backend *be, ht_error *err) {
+    ht_cuda *cuda = NULL;
+    HT_CHECK(ht_calloc(&cuda, 1, sizeof *cuda, err));
+    be->ops = &cuda_ops;
+    be->state = cuda;
+    be->threads = 1;
+    ht_status status = find_device(cuda, err);
+    if (status == HT_OK) status = set_up(cuda, err);
+    if (status != HT_OK) cuda_close(be);
+    return status;
+}
