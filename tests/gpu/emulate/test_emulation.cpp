@@ -1,0 +1,398 @@
+/*
+ * The emulation itself: that it computes what a GPU does (fragments, shuffles, shared memory), and that it sees what it is
+ * there to see (barriers that are missed, memory that is not there, values that nobody wrote).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern "C" {
+#include <cmocka.h>
+}
+
+#include "core/backend/cuda/mma.h"
+
+/* Device memory of n elements, filled from `values` where there are some. */
+template <typename T> static T *device(int64_t n, const T *values) {
+    T *memory = NULL;
+    assert_int_equal(cudaMalloc(&memory, (size_t)n * sizeof(T)), cudaSuccess);
+    if (values) memcpy(memory, values, (size_t)n * sizeof(T));
+    return memory;
+}
+
+/* --- threads ----------------------------------------------------------------------------------------------- */
+
+static __global__ void who(int *out) {
+    int block = (int)(blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z));
+    int thread = (int)(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z));
+    int threads = (int)(blockDim.x * blockDim.y * blockDim.z);
+    out[block * threads + thread] += block * 1000 + thread;
+}
+
+static void test_emulation__every_thread_of_every_block_runs_once(void **state) {
+    (void)state;
+    int zeros[2 * 3 * 4 * 5 * 2 * 7] = {0};
+    int *out = device(840, zeros);
+    HT_LAUNCH(who, dim3(2, 3, 4), dim3(5, 7, 1), 0, NULL, out);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    for (int i = 0; i < 840; i++)
+        assert_int_equal(out[i], i / 35 * 1000 + i % 35);
+    cudaFree(out);
+}
+
+/* Each thread reads what another one, of another warp, has written before the barrier; twice. */
+static __global__ void reverse(int *out) {
+    HT_SHARED(int, values, [96]);
+    HT_DYNAMIC_SHARED(int, more);
+    int i = (int)threadIdx.x;
+    values[i] = i;
+    __syncthreads();
+    more[i] = values[95 - i] + 1;
+    __syncthreads();
+    out[blockIdx.x * 96 + threadIdx.x] = more[(i + 50) % 96];
+}
+
+static void test_emulation__barriers_and_shared_memory(void **state) {
+    (void)state;
+    int *out = device<int>(2 * 96, NULL);
+    for (int round = 0; round < 2; round++) { /* ascending and descending */
+        HT_LAUNCH(reverse, dim3(2), dim3(96), 96 * sizeof(int), NULL, out);
+        assert_int_equal(cudaGetLastError(), cudaSuccess);
+        for (int i = 0; i < 192; i++)
+            assert_int_equal(out[i], 95 - (i % 96 + 50) % 96 + 1);
+    }
+    cudaFree(out);
+}
+
+static __global__ void talk(int *out, int lanes) {
+    int lane = (int)threadIdx.x % 32, i = 0;
+    unsigned all = lanes == 32 ? ~0u : (1u << lanes) - 1;
+    int *to = out + threadIdx.x * 9;
+    to[i++] = __shfl_down_sync(all, lane, 3);
+    to[i++] = __shfl_up_sync(all, lane, 5);
+    to[i++] = __shfl_xor_sync(all, lane, 1);
+    to[i++] = __shfl_sync(all, lane, 7);
+    to[i++] = __shfl_down_sync(all, lane, 3, 8);
+    to[i++] = (int)__ballot_sync(all, lane % 3 == 0);
+    to[i++] = __any_sync(all, lane == 4) + 2 * __any_sync(all, lane == 40);
+    to[i++] = __all_sync(all, lane < 32) + 2 * __all_sync(all, lane < 5);
+    __syncwarp(all);
+    to[i++] = (int)__shfl_sync(all, (double)lane * 0.5, 2) + 10 * __reduce_add_sync(all, lane - 10);
+}
+
+static void test_emulation__shuffles_and_votes(void **state) {
+    (void)state;
+    enum { LANES = 32, THREADS = 64 };
+    int *out = device<int>(THREADS * 9, NULL);
+    HT_LAUNCH(talk, dim3(1), dim3(THREADS), 0, NULL, out, LANES);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    for (int t = 0; t < THREADS; t++) {
+        int lane = t % 32;
+        const int expected[9] = {lane + 3 < 32 ? lane + 3 : lane,
+                                 lane >= 5 ? lane - 5 : lane,
+                                 lane ^ 1,
+                                 7,
+                                 lane % 8 + 3 < 8 ? lane + 3 : lane,
+                                 0x49249249,
+                                 1,
+                                 1,
+                                 1 + 10 * 176};
+        assert_memory_equal(out + t * 9, expected, sizeof expected);
+    }
+    cudaFree(out);
+}
+
+static __global__ void count(int *out, unsigned long long *wide) {
+    if (atomicAdd(out, 2) % 2 == 0) atomicAdd(wide, 1ull << 33);
+}
+
+static void test_emulation__integer_atomics(void **state) {
+    (void)state;
+    const int zero = 0;
+    const unsigned long long none = 0;
+    int *out = device(1, &zero);
+    unsigned long long *wide = device(1, &none);
+    HT_LAUNCH(count, dim3(3), dim3(40), 0, NULL, out, wide);
+    assert_int_equal(*out, 240);
+    assert_true(*wide == 120ull << 33);
+    cudaFree(out);
+    cudaFree(wide);
+}
+
+/* --- tensor cores and asynchronous copies ------------------------------------------------------------------ */
+
+/* c [16, 8] = a [16, 16] b: b by columns, [8, 16]; or, transposed on the way, by rows, [16, 8]. */
+static __global__ void multiply(float *c, const ht_bf16 *a, const ht_bf16 *b, int by_rows) {
+    HT_SHARED(ht_bf16, tile_a, [16 * 16]);
+    HT_SHARED(ht_bf16, tile_b, [16 * 16]);
+    int lane = (int)threadIdx.x;
+    for (int chunk = lane; chunk < 32; chunk += 32)
+        ht_copy_async(tile_a + chunk * 8, a + chunk * 8, 16);
+    for (int chunk = lane; chunk < 32; chunk += 32) /* the second half is zeros */
+        ht_copy_async(tile_b + chunk * 8, chunk < 16 ? b + chunk * 8 : b, chunk < 16 ? 16 : 0);
+    ht_copy_commit();
+    ht_copy_wait<0>();
+    __syncwarp();
+    uint32_t ra[4], rb[4];
+    ht_ldmatrix(ra, tile_a + lane % 16 * 16 + lane / 16 * 8);
+    if (by_rows) /* rows 0..7, 8..15; then zeros */
+        ht_ldmatrix_trans(rb, tile_b + lane * 8);
+    else /* columns 0..7, 8..15 of 8 rows; then zeros */
+        ht_ldmatrix(rb, tile_b + (lane % 8 + lane / 16 * 8) * 16 + lane / 8 % 2 * 8);
+    const uint32_t pair[2] = {rb[0], rb[1]}, zeros[2] = {rb[2], rb[3]};
+    float sum[4] = {100, 100, 100, 100};
+    ht_mma(sum, ra, pair);
+    ht_mma(sum, ra, zeros);
+    for (int i = 0; i < 4; i++)
+        c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[i];
+}
+
+static void test_emulation__fragments_make_a_product(void **state) {
+    (void)state;
+    ht_bf16 a[16 * 16], b[8 * 16], b_rows[16 * 8];
+    for (int i = 0; i < 256; i++)
+        a[i] = __float2bfloat16_rn((float)(i * 7 % 31 - 15));
+    for (int n = 0; n < 8; n++)
+        for (int k = 0; k < 16; k++)
+            b[n * 16 + k] = b_rows[k * 8 + n] = __float2bfloat16_rn((float)((n * 16 + k) * 11 % 29 - 14));
+    ht_bf16 *da = device(256, a), *db = device(128, b), *db_rows = device(128, b_rows);
+    for (int by_rows = 0; by_rows < 2; by_rows++) {
+        float *c = device<float>(128, NULL);
+        HT_LAUNCH(multiply, dim3(1), dim3(32), 0, NULL, c, da, by_rows ? db_rows : db, by_rows);
+        assert_int_equal(cudaGetLastError(), cudaSuccess);
+        for (int m = 0; m < 16; m++) {
+            for (int n = 0; n < 8; n++) {
+                float sum = 100;
+                for (int k = 0; k < 16; k++)
+                    sum += __bfloat162float(a[m * 16 + k]) * __bfloat162float(b[n * 16 + k]);
+                assert_true(c[m * 8 + n] == sum);
+            }
+        }
+        cudaFree(c);
+    }
+    cudaFree(da);
+    cudaFree(db);
+    cudaFree(db_rows);
+}
+
+/* Two groups; with one of them under way only the first has come. */
+static __global__ void fetch(float *out, const float *from) {
+    HT_SHARED(float, tile, [8]);
+    ht_copy_async(tile, from, 16);
+    ht_copy_commit();
+    ht_copy_async(tile + 4, from + 4, 16);
+    ht_copy_commit();
+    ht_copy_wait<1>();
+    out[0] = tile[0];
+    out[1] = tile[4];
+    ht_copy_wait<0>();
+    out[2] = tile[4];
+}
+
+static void test_emulation__a_copy_comes_when_it_is_waited_for(void **state) {
+    (void)state;
+    const float values[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    float *from = device(8, values), *out = device<float>(3, NULL);
+    HT_LAUNCH(fetch, dim3(1), dim3(1), 0, NULL, out, from);
+    assert_true(out[0] == 1 && isnan(out[1]) && out[2] == 5);
+    cudaFree(from);
+    cudaFree(out);
+}
+
+/* --- what must be seen ------------------------------------------------------------------------------------- */
+
+static __global__ void half_reach_the_barrier(void) {
+    if (threadIdx.x < 40) __syncthreads();
+}
+static __global__ void one_returns_early(int *out) {
+    if (threadIdx.x == 63) return;
+    __syncthreads();
+    out[threadIdx.x] = 1;
+}
+static __global__ void two_barriers(void) {
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        __syncthreads();
+}
+static __global__ void a_lane_is_missing(int *out) {
+    if (threadIdx.x != 9) out[threadIdx.x] = __shfl_xor_sync(~0u, 1, 1);
+}
+static __global__ void lanes_disagree(void) {
+    __syncwarp(threadIdx.x < 16 ? ~0u : 0xffff0000u);
+}
+static __global__ void not_in_the_mask(void) {
+    __syncwarp(0xfffffffeu);
+}
+static __global__ void nothing(void) {
+}
+
+/* The launch fails, and the next one is as good as ever. */
+#define FAILS(error, ...)                                                                                              \
+    do {                                                                                                               \
+        HT_LAUNCH(__VA_ARGS__);                                                                                        \
+        assert_int_equal(cudaGetLastError(), error);                                                                   \
+        HT_LAUNCH(nothing, dim3(2), dim3(64), 0, NULL);                                                                \
+        assert_int_equal(cudaGetLastError(), cudaSuccess);                                                             \
+    } while (0)
+
+static void test_emulation__barriers_that_are_missed_fail_the_launch(void **state) {
+    (void)state;
+    int *out = device<int>(64, NULL);
+    for (int round = 0; round < 2; round++) {
+        FAILS(cudaErrorLaunchFailure, half_reach_the_barrier, dim3(3), dim3(64), 0, NULL);
+        FAILS(cudaErrorLaunchFailure, one_returns_early, dim3(1), dim3(64), 0, NULL, out);
+        FAILS(cudaErrorLaunchFailure, two_barriers, dim3(1), dim3(64), 0, NULL);
+        FAILS(cudaErrorLaunchFailure, a_lane_is_missing, dim3(1), dim3(64), 0, NULL, out);
+        FAILS(cudaErrorLaunchFailure, lanes_disagree, dim3(1), dim3(32), 0, NULL);
+        FAILS(cudaErrorLaunchFailure, not_in_the_mask, dim3(1), dim3(32), 0, NULL);
+        FAILS(cudaErrorLaunchFailure, a_lane_is_missing, dim3(1), dim3(40), 0, NULL,
+              out); /* 8 lanes in the last warp */
+    }
+    cudaFree(out);
+}
+
+static __global__ void too_much_static_memory(void) {
+    HT_SHARED(char, much, [49 * 1024]);
+    much[threadIdx.x] = 0;
+}
+static __global__ void too_much_together(void) {
+    HT_SHARED(char, some, [40 * 1024]);
+    some[threadIdx.x] = 0;
+}
+
+static void test_emulation__limits_of_a_launch(void **state) {
+    (void)state;
+    FAILS(cudaErrorInvalidConfiguration, nothing, dim3(1), dim3(1025), 0, NULL);
+    FAILS(cudaErrorInvalidConfiguration, nothing, dim3(0), dim3(32), 0, NULL);
+    FAILS(cudaErrorInvalidConfiguration, nothing, dim3(1, 65536), dim3(32), 0, NULL);
+    FAILS(cudaErrorInvalidConfiguration, nothing, dim3(1, 1, 65536), dim3(32), 0, NULL);
+    FAILS(cudaErrorInvalidConfiguration, nothing, dim3(1), dim3(1, 1, 65), 0, NULL);
+    FAILS(cudaErrorInvalidValue, nothing, dim3(1), dim3(32), 49 * 1024, NULL);
+    assert_int_equal(
+        cudaFuncSetAttribute((const void *)nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 50 * 1024),
+        cudaSuccess);
+    HT_LAUNCH(nothing, dim3(1), dim3(32), 49 * 1024, NULL);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_int_equal(
+        cudaFuncSetAttribute((const void *)nothing, cudaFuncAttributeMaxDynamicSharedMemorySize, 228 * 1024),
+        cudaErrorInvalidValue);
+    (void)cudaGetLastError();
+    FAILS(cudaErrorLaunchFailure, too_much_static_memory, dim3(1), dim3(32), 0, NULL);
+    assert_int_equal(
+        cudaFuncSetAttribute((const void *)too_much_together, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 * 1024),
+        cudaSuccess);
+    FAILS(cudaErrorLaunchFailure, too_much_together, dim3(1), dim3(32), 190 * 1024, NULL);
+}
+
+/* The barrier between writing and reading is missing. */
+static __global__ void race(int *out) {
+    HT_SHARED(int, value, [1]);
+    if (threadIdx.x == 5) value[0] = 7;
+    out[threadIdx.x] = value[0];
+}
+
+static void test_emulation__a_missing_barrier_changes_the_bits(void **state) {
+    (void)state;
+    int *first = device<int>(64, NULL), *second = device<int>(64, NULL);
+    HT_LAUNCH(race, dim3(1), dim3(64), 0, NULL, first);
+    HT_LAUNCH(race, dim3(1), dim3(64), 0, NULL, second);
+    assert_memory_not_equal(first, second, 64 * sizeof(int));
+    cudaFree(first);
+    cudaFree(second);
+}
+
+/* Of shared memory too in the second block, though the first has written it. */
+static __global__ void nobody_wrote(float *out) {
+    HT_SHARED(float, fixed, [4]);
+    HT_DYNAMIC_SHARED(float, dynamic);
+    out[blockIdx.x * 2] = fixed[3];
+    out[blockIdx.x * 2 + 1] = dynamic[3];
+    fixed[3] = dynamic[3] = 1;
+}
+
+static void test_emulation__memory_nobody_wrote_is_nan(void **state) {
+    (void)state;
+    float *out = device<float>(5, NULL);
+    HT_LAUNCH(nobody_wrote, dim3(2), dim3(1), 4 * sizeof(float), NULL, out);
+    for (int i = 0; i < 5; i++)
+        assert_true(isnan(out[i]));
+    cudaFree(out);
+}
+
+static void test_emulation__copies_check_their_side(void **state) {
+    (void)state;
+    char *memory = device<char>(100, NULL), host[100] = {0};
+    assert_int_equal(cudaMemcpyAsync(memory, host, 100, cudaMemcpyHostToDevice, NULL), cudaSuccess);
+    assert_int_equal(cudaMemcpyAsync(memory + 1, host, 100, cudaMemcpyHostToDevice, NULL), cudaErrorInvalidValue);
+    assert_int_equal(cudaMemcpyAsync(memory, host, 100, cudaMemcpyDeviceToHost, NULL), cudaErrorInvalidValue);
+    assert_int_equal(cudaMemsetAsync(host, 0, 100, NULL), cudaErrorInvalidValue);
+    assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_int_equal(cudaFree(memory), cudaSuccess);
+    assert_int_equal(cudaFree(host), cudaErrorInvalidValue);
+    (void)cudaGetLastError();
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+enum { GLOBAL_WRITE, GLOBAL_READ, STATIC_SHARED, DYNAMIC_SHARED, ASYNC_COPY, MISALIGNED, PLACES };
+
+static __global__ void step_outside(float *memory, int place, int by) {
+    HT_SHARED(float, fixed, [32]);
+    HT_DYNAMIC_SHARED(float, dynamic);
+    int i = (int)threadIdx.x;
+    fixed[i] = dynamic[i] = 0;
+    if (place == GLOBAL_WRITE) memory[i + by] = 0;
+    if (place == GLOBAL_READ) fixed[i] = memory[i + by];
+    if (place == STATIC_SHARED) fixed[i + by] = 0;
+    if (place == DYNAMIC_SHARED) dynamic[i + by] = 0;
+    if (place == ASYNC_COPY && i % 4 == 0) ht_copy_async(fixed + i, memory + i + by / 16 * 16, 16);
+    if (place == MISALIGNED && i % 8 == 0) *(float4 *)(fixed + i + by) = make_float4(0, 0, 0, 0);
+    ht_copy_wait<0>();
+}
+
+static int dies(int place, int by) {
+    pid_t child = fork();
+    if (child == 0) {
+        if (by) fclose(stderr), close(2); /* the report */
+        float *memory = device<float>(32, NULL);
+        HT_LAUNCH(step_outside, dim3(1), dim3(32), 32 * sizeof(float), NULL, memory, place, by);
+        _exit(cudaGetLastError() != cudaSuccess);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return status != 0;
+}
+
+static void test_emulation__the_sanitizer_sees_what_lies_outside(void **state) {
+    (void)state;
+    for (int place = 0; place < PLACES; place++) {
+        assert_false(dies(place, 0));
+        assert_true(dies(place, place == ASYNC_COPY ? 16 : 1));
+    }
+}
+#endif
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_emulation__every_thread_of_every_block_runs_once),
+        cmocka_unit_test(test_emulation__barriers_and_shared_memory),
+        cmocka_unit_test(test_emulation__shuffles_and_votes),
+        cmocka_unit_test(test_emulation__integer_atomics),
+        cmocka_unit_test(test_emulation__fragments_make_a_product),
+        cmocka_unit_test(test_emulation__a_copy_comes_when_it_is_waited_for),
+        cmocka_unit_test(test_emulation__barriers_that_are_missed_fail_the_launch),
+        cmocka_unit_test(test_emulation__limits_of_a_launch),
+        cmocka_unit_test(test_emulation__a_missing_barrier_changes_the_bits),
+        cmocka_unit_test(test_emulation__memory_nobody_wrote_is_nan),
+        cmocka_unit_test(test_emulation__copies_check_their_side),
+#if defined(__SANITIZE_ADDRESS__)
+        cmocka_unit_test(test_emulation__the_sanitizer_sees_what_lies_outside),
+#endif
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
