@@ -12,15 +12,23 @@
 const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
 const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
 
+/* AUTO: a GPU where there is one; one that does not work is an error. */
+static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int threads, ht_error *err) {
+    if (kind == HT_BACKEND_CPU) return ht_cpu_open(be, threads, err);
+    ht_error gpu = HT_ERROR_INIT;
+    ht_status status = ht_cuda_open(be, &gpu);
+    if (status == HT_ERR_USAGE && kind == HT_BACKEND_AUTO) return ht_cpu_open(be, threads, err);
+    return status == HT_OK ? HT_OK : ht_fail(err, status, "%s", gpu.message);
+}
+
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err) {
     *be = NULL;
-    if (kind != HT_BACKEND_AUTO && kind != HT_BACKEND_CPU)
-        return ht_fail(err, HT_ERR_USAGE, "backend \"%s\" is not built into this program; built in: cpu",
-                       kind == HT_BACKEND_CUDA ? ht_backend_names[kind] : "?");
+    if (kind != HT_BACKEND_AUTO && kind != HT_BACKEND_CPU && kind != HT_BACKEND_CUDA)
+        return ht_fail(err, HT_ERR_USAGE, "backend %d is none of auto, cpu, cuda", (int)kind);
     if (threads < 0) return ht_fail(err, HT_ERR_USAGE, "threads = %d is below 0", threads);
     ht_backend *opened = NULL;
     ht_status status = ht_calloc(&opened, 1, sizeof *opened, err);
-    if (status == HT_OK) status = ht_cpu_open(opened, threads, err);
+    if (status == HT_OK) status = open_kind(opened, kind, threads, err);
     if (status != HT_OK) {
         free(opened);
         return status;
@@ -72,6 +80,7 @@ void ht_backend_arena(ht_backend *be, ht_arena *arena) {
         }                                                                         \
         ht_profile_begin(be->profile);                                            \
         status = be->ops->entry;                                                  \
+        if (status == HT_OK && be->ops->finish) status = be->ops->finish(be, err); \
         ht_profile_end(be->profile, HT_OPERATION_##operation, work);              \
     } while (0)
 

@@ -14,6 +14,7 @@ typedef struct ht_backend_ops {
     const char *name;
     void (*close)(ht_backend *be);
     ht_bf16_speed (*bf16_speed)(const char **why);
+    ht_status (*finish)(ht_backend *, ht_error *); /* waits for all that was asked for; NULL: calls are done on return */
     void *(*allocate)(void *owner, size_t bytes); /* NULL: host memory */
     void (*release)(void *owner, void *block, size_t bytes);
     ht_status (*upload)(ht_backend *, void *, const void *, size_t, ht_error *);
@@ -58,7 +59,8 @@ struct ht_backend {
     void *state; /* the backend's own */
 };
 
-/* The backends that are built in. */
+/* The backends. HT_ERR_USAGE from ht_cuda_open: it is not built in, or there is no such device. */
 ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err);
+ht_status ht_cuda_open(ht_backend *be, ht_error *err);
 
 #endif

@@ -23,8 +23,8 @@ train:      base config tensor backend comm tokenizer batch model checkpoint opt
 '
 stages='annotations sft reward rejection ppo evaluate chat rounds'
 
-# Where a GPU library may be named: its own folders, and the two files that choose a backend by name.
-gpu_files='^core/(backend/cuda/|comm/nccl/|backend/backend\.[ch]:)'
+# Where a GPU library may be named: its own folders, and the files that choose a backend by name.
+gpu_files='^core/(backend/cuda/|comm/nccl/|backend/(backend\.[ch]|ops\.h):)'
 # Elsewhere only the choice itself: the name a user types, and its enum.
 gpu_words='"cuda"|HT_BACKEND_CUDA|HT_COMM_NCCL|"nccl"|auto\|cpu\|cuda|auto, cpu, cuda'
 

@@ -54,16 +54,37 @@ int op_same_bits(const op_result *a, const op_result *b) {
     return 1;
 }
 
-ht_backend *op_backend_open(int threads) {
+static ht_backend_kind wanted_kind(void) {
     const char *wanted = getenv("HALTER_TEST_BACKEND");
-    ht_backend_kind kind = wanted && strcmp(wanted, "cuda") == 0 ? HT_BACKEND_CUDA : HT_BACKEND_CPU;
+    return wanted && strcmp(wanted, "cuda") == 0 ? HT_BACKEND_CUDA : HT_BACKEND_CPU;
+}
+
+ht_backend *op_backend_open(int threads) {
+    ht_backend_kind kind = wanted_kind();
     ht_error err = HT_ERROR_INIT;
     ht_backend *be = NULL;
     if (ht_backend_open(&be, kind, threads, &err) != HT_OK) {
         fprintf(stderr, "%s\n", err.message);
-        exit(kind == HT_BACKEND_CUDA ? 77 : 1);
+        exit(kind == HT_BACKEND_CUDA && err.status == HT_ERR_USAGE ? 77 : 1);
     }
     return be;
+}
+
+/* What the CUDA backend does not have yet. */
+static const char *const missing_on_cuda[] = {"attention_forward", "attention_backward", "attention_cached", NULL};
+
+int op_missing(const char *family) {
+    for (const char *const *name = missing_on_cuda; *name && wanted_kind() == HT_BACKEND_CUDA; name++)
+        if (strcmp(*name, family) == 0) return 1;
+    return 0;
+}
+
+void op_needs_models(void) {
+    for (size_t i = 0; i < op_family_count; i++) {
+        if (!op_missing(op_families[i].name)) continue;
+        fprintf(stderr, "skipped: the backend has no %s yet\n", op_families[i].name);
+        exit(77);
+    }
 }
 
 void op_run_begin(op_run *run, ht_backend *be, op_result *result) {

@@ -203,6 +203,11 @@ static ht_status set_up(ht_cuda *cuda, ht_error *err) {
     return ht_cuda_products_open(&cuda->products, err);
 }
 
+static ht_status cuda_finish(ht_backend *be, ht_error *err) {
+    HT_CUDA(cudaStreamSynchronize(ht_cuda_of(be)->stream));
+    return HT_OK;
+}
+
 static ht_bf16_speed bf16_speed(const char **why) {
     *why = "the GPU's tensor cores multiply it";
     return HT_BF16_FAST;
@@ -212,6 +217,7 @@ static const ht_backend_ops cuda_ops = {
     .name = "cuda",
     .close = cuda_close,
     .bf16_speed = bf16_speed,
+    .finish = cuda_finish,
     .allocate = cuda_allocate,
     .release = cuda_release,
     .upload = ht_cuda_upload,
