@@ -1,16 +1,27 @@
 /*
- * bench-worker: answers requests on stdin, one a line, "SIZE WORK DTYPE": does that work once and prints its
- * tokens a second, or "unsupported". The first request of a work also sets it up and warms it, outside of the
- * measured time. One work is kept ready, so that a caller can interleave rounds with another program's.
+ * bench-worker: sets up one piece of work, then does it as often as it is told.
  *
- *   bench-worker [THREADS]
+ *   bench-worker THREADS SIZE WORK DTYPE [FOLDER]   DTYPE fp32 or bf16; FOLDER for the work "start"
+ *   bench-worker THREADS SIZE write DTYPE FOLDER    writes a model folder
+ *
+ * It prints "ready", or "unsupported" and the reason on stderr. Then it answers lines on stdin:
+ *   run      does the work once: tokens a second. The first time sets things up, too, and is not to be counted.
+ *   memory   the greatest resident size of this process so far, MB
+ *   profile  does the work for half a second, at least once, and prints, separated by "|":
+ *              limit|tokens a second|          core|share of the time in products and attention|
+ *              operation|name|calls|seconds|share|rate|GFLOP/s or GB/s|fraction of the peak|
+ *            and an empty line
+ * bench/peers answers the same, but for the last.
  */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "bench/works.h"
+#include "core/base/log.h"
+#include "core/base/progress.h"
 
 /* BENCH_CLOCK=cpu counts this process's processor time: on one thread, a measure that a busy machine hardly moves. */
 static double seconds(void) {
@@ -20,55 +31,102 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Sets up and warms. */
-static ht_status prepare(work *w, ht_backend *be, char *const request[3], ht_error *err) {
-    int64_t tokens;
-    ht_status status = work_open(w, be, request[0], request[1], request[2], err);
-    if (status == HT_OK) status = work_run(w, &tokens, err);
+static ht_status run(work *w, ht_error *err) {
+    int64_t tokens = 0;
+    if (!w->kind->run) return ht_fail(err, HT_ERR_USAGE, "%s: there is nothing to run", w->kind->name);
+    double before = seconds();
+    ht_status status = w->kind->run(w, &tokens, err);
+    if (status == HT_OK) printf("%.6g\n", (double)tokens / (seconds() - before));
     return status;
 }
 
-static void answer(work *w, ht_backend *be, char *const request[3], int is_new) {
-    ht_error err = HT_ERROR_INIT;
-    int64_t tokens = 0;
+static void print_memory(void) {
+    char line[256];
+    double kib = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, "VmHWM:", 6) == 0) kib = atof(line + 6);
+    if (file) fclose(file);
+    printf("%.1f\n", kib * 1024e-6);
+}
+
+/* Its rate is of FLOP, or of bytes where these are what takes the longer at the peaks. */
+static void print_operation(const ht_profile *p, ht_operation operation, double all) {
+    const ht_profile_line *line = &p->lines[operation];
+    int moves = ht_operation_traffic(operation) != HT_TRAFFIC_NONE &&
+                line->bytes / p->read_peak > line->flop / p->product_peak;
+    double rate = 1e-9 * (moves ? line->bytes : line->flop) / line->seconds;
+    if (line->calls)
+        printf("operation|%s|%" PRId64 "|%.6g|%.4g|%.4g|%s|%.3g|\n", ht_operation_text(operation), line->calls,
+               line->seconds, line->seconds / all, rate, moves ? "GB/s" : "GFLOP/s", line->least / line->seconds);
+}
+
+static ht_status profile(work *w, ht_error *err) {
     ht_status status = HT_OK;
-    if (is_new) {
-        work_close(w);
-        status = prepare(w, be, request, &err);
+    int64_t tokens = 0;
+    double core = 0, all;
+    HT_TRY(ht_profile_start(w->be, err));
+    const ht_profile *p = ht_backend_profile(w->be);
+    do {
+        HT_TRY(w->kind->run(w, &tokens, err));
+        all = ht_now() - p->started;
+    } while (all < 0.5);
+    if (w->kind->limit) printf("limit|%.6g|\n", w->kind->limit(w, p));
+    for (int i = 0; i < HT_OPERATION_COUNT; i++) {
+        print_operation(p, (ht_operation)i, all);
+        if (ht_operation_is_core((ht_operation)i)) core += p->lines[i].seconds;
     }
-    double start = seconds();
-    if (status == HT_OK) status = work_run(w, &tokens, &err);
-    if (status == HT_OK) {
-        printf("%.6g\n", (double)tokens / (seconds() - start));
-    } else {
-        fprintf(stderr, "bench-worker: %s\n", err.message);
-        printf("unsupported\n");
-    }
+    printf("core|%.4g|\n\n", core / all);
+done:
+    return status;
+}
+
+static ht_status answer(work *w, const char *request, ht_error *err) {
+    if (strcmp(request, "run\n") == 0) return run(w, err);
+    if (strcmp(request, "profile\n") == 0) return profile(w, err);
+    if (strcmp(request, "memory\n") != 0)
+        return ht_fail(err, HT_ERR_USAGE, "no request \"%s\": run, memory, profile", request);
+    print_memory();
+    return HT_OK;
+}
+
+static ht_status serve(ht_backend *be, char **argv, ht_error *err) {
+    ht_status status = HT_OK;
+    work w = {.folder = argv[5]};
+    char line[64];
+    HT_TRY(work_open(&w, be, argv[2], argv[3], err));
+    puts("ready");
     fflush(stdout);
+    while (fgets(line, sizeof line, stdin)) {
+        HT_TRY(answer(&w, line, err));
+        fflush(stdout);
+    }
+done:
+    work_close(&w);
+    return status;
 }
 
 int main(int argc, char **argv) {
-    ht_error err = HT_ERROR_INIT;
+    ht_status status = HT_OK;
+    ht_error error = HT_ERROR_INIT, *err = &error;
     ht_backend *be = NULL;
-    work w = {0};
-    char line[256], current[256] = "";
-    if (ht_backend_open(&be, HT_BACKEND_CPU, argc > 1 ? atoi(argv[1]) : 0, &err) != HT_OK) {
-        fprintf(stderr, "bench-worker: %s\n", err.message);
-        return (int)err.status;
+    if (argc < 5) {
+        fprintf(stderr, "usage: bench-worker THREADS SIZE WORK DTYPE [FOLDER]\n");
+        return HT_ERR_USAGE;
     }
-    while (fgets(line, sizeof line, stdin)) {
-        char words[3][64], *const request[3] = {words[0], words[1], words[2]};
-        int is_new = strcmp(line, current) != 0;
-        strcpy(current, line);
-        if (sscanf(line, "%63s %63s %63s", words[0], words[1], words[2]) != 3) {
-            fprintf(stderr, "bench-worker: \"%s\" is not SIZE WORK DTYPE\n", line);
-            printf("unsupported\n");
-            fflush(stdout);
-            continue;
-        }
-        answer(&w, be, request, is_new);
+    int is_bf16 = strcmp(argv[4], "bf16") == 0;
+    ht_log_set_level(HT_LOG_WARN);
+    HT_TRY(ht_backend_open(&be, HT_BACKEND_CPU, atoi(argv[1]), err));
+    HT_TRY(ht_backend_choose_dtype(be, is_bf16 ? HT_DTYPE_BF16 : HT_DTYPE_F32, err));
+    if (strcmp(argv[3], "write") == 0)
+        status = work_write_folder(be, argv[2], argv[5], err);
+    else
+        status = serve(be, argv, err);
+done:
+    if (status != HT_OK) {
+        puts("unsupported");
+        fprintf(stderr, "bench-worker: %s\n", error.message);
     }
-    work_close(&w);
     ht_backend_close(be);
-    return 0;
+    return (int)status;
 }

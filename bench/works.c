@@ -3,10 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/memory.h"
 #include "core/base/rng.h"
-
-enum { SEQUENCES = 8, LENGTH = 512, PROMPT = 32, NEW = 128 };
+#include "core/checkpoint/model_folder.h"
 
 static const struct {
     const char *name;
@@ -16,6 +14,9 @@ static const struct {
     {"small", 288, 6, 6, 768, 32000},
     {"medium", 768, 12, 12, 2048, 32000},
 };
+
+static const work_kind *const kinds[] = {&work_sft,            &work_reward,         &work_score, &work_generate,
+                                         &work_summary_greedy, &work_summary_lookup, &work_ppo,   &work_start};
 
 static ht_status config_of(const char *size, ht_llama_config *config, ht_error *err) {
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -27,7 +28,7 @@ static ht_status config_of(const char *size, ht_llama_config *config, ht_error *
                                     .n_kv_heads = sizes[i].heads,
                                     .head_dim = sizes[i].dim / sizes[i].heads,
                                     .ffn_dim = sizes[i].hidden,
-                                    .max_positions = LENGTH,
+                                    .max_positions = WORK_LENGTH,
                                     .norm_eps = 1e-5,
                                     .rope_theta = 10000,
                                     .bos_id = 1,
@@ -38,139 +39,105 @@ static ht_status config_of(const char *size, ht_llama_config *config, ht_error *
     return ht_fail(err, HT_ERR_USAGE, "no model size \"%s\": tiny, small, medium", size);
 }
 
-static int32_t random_token(const work *w, uint64_t stream, int64_t i) {
-    return 3 + (int32_t)ht_rng_below(1, stream, (uint64_t)i, (uint64_t)w->model.config.vocab_size - 3);
-}
-
-/* Eight sequences, every token but the first a target. */
-static ht_status fill_batch(work *w, ht_error *err) {
-    enum { TARGETS = SEQUENCES * (LENGTH - 1) };
-    ht_status status = HT_OK;
-    int32_t *rows = NULL, *targets = NULL;
-    float *weights = NULL, *logp = NULL;
-    HT_TRY(ht_batch_init(&w->batch, SEQUENCES * LENGTH, SEQUENCES, err));
-    HT_TRY(ht_calloc(&rows, TARGETS, sizeof *rows, err));
-    w->rows.rows = rows;
-    HT_TRY(ht_calloc(&targets, TARGETS, sizeof *targets, err));
-    w->rows.targets = targets;
-    HT_TRY(ht_calloc(&weights, TARGETS, sizeof *weights, err));
-    w->loss.weight = weights;
-    HT_TRY(ht_calloc(&logp, TARGETS, sizeof *logp, err));
-    w->rows.logp = logp;
-    for (int64_t s = 0; s < SEQUENCES; s++) {
-        int32_t tokens[LENGTH];
-        for (int64_t i = 0; i < LENGTH; i++)
-            tokens[i] = random_token(w, (uint64_t)s, i);
-        ht_batch_add(&w->batch, tokens, LENGTH);
-        for (int64_t i = 1; i < LENGTH; i++) {
-            rows[w->rows.count] = (int32_t)(s * LENGTH + i - 1);
-            weights[w->rows.count] = 1.0f / TARGETS;
-            targets[w->rows.count++] = tokens[i];
-        }
+static ht_status find_kind(work *w, const char *name, ht_error *err) {
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        size_t length = strlen(kinds[i]->name);
+        int has_number = kinds[i]->name[length - 1] == '-';
+        if (strncmp(name, kinds[i]->name, length) != 0 || (has_number ? atoi(name + length) < 1 : name[length] != '\0'))
+            continue;
+        w->kind = kinds[i];
+        w->count = has_number ? atoi(name + length) : 1;
+        return HT_OK;
     }
-    w->loss.kind = HT_TOKEN_LOSS_NLL;
-    if (w->trains) w->rows.loss = &w->loss;
-done:
-    return status;
+    return ht_fail(err, HT_ERR_USAGE, "no work \"%s\": bench/works.h lists them", name);
 }
 
-static ht_status open_batch_work(work *w, ht_error *err) {
+ht_status work_open(work *w, ht_backend *be, const char *size, const char *name, ht_error *err) {
     ht_status status = HT_OK;
-    ht_keep keep = w->trains ? HT_KEEP_ALL : HT_KEEP_NOTHING;
-    HT_TRY(ht_activations_init(&w->acts, &w->model, &w->arena, keep, SEQUENCES * LENGTH, SEQUENCES, err));
-    if (w->trains) HT_TRY(ht_trainable_init(&w->trainable, &w->model, &w->arena, err));
-    HT_TRY(fill_batch(w, err));
-done:
-    return status;
-}
-
-static ht_status open_generation(work *w, ht_error *err) {
-    ht_status status = HT_OK;
-    const ht_engine_limits limits = {.max_sequences = w->parallel,
-                                     .cache_tokens = w->parallel * (PROMPT + NEW + 16),
-                                     .prefill_tokens = w->parallel * PROMPT};
-    HT_TRY(ht_engine_init(&w->engine, &w->model, &w->arena, &limits, err));
-    HT_TRY(ht_calloc(&w->prompts, (size_t)(w->parallel * PROMPT), sizeof *w->prompts, err));
-    for (int64_t i = 0; i < w->parallel * PROMPT; i++)
-        w->prompts[i] = random_token(w, 99, i);
-done:
-    return status;
-}
-
-ht_status work_open(work *w, ht_backend *be, const char *size, const char *name, const char *dtype,
-                    ht_error *err) {
-    ht_status status = HT_OK;
-    ht_llama_config config;
-    memset(w, 0, sizeof *w);
+    HT_TRY(config_of(size, &w->config, err));
+    HT_TRY(find_kind(w, name, err));
     w->be = be;
     ht_arena_init(&w->arena, 0);
     ht_backend_arena(be, &w->arena);
-    int is_bf16 = strcmp(dtype, "bf16") == 0;
-    if (!is_bf16 && strcmp(dtype, "fp32") != 0)
-        return ht_fail(err, HT_ERR_USAGE, "no dtype \"%s\": fp32, bf16", dtype);
-    HT_TRY(config_of(size, &config, err));
-    HT_TRY(ht_llama_init(&w->model, be, &w->arena, &config, is_bf16 ? HT_BF16 : HT_F32, err));
-    HT_TRY(ht_llama_randomize(&w->model, 1, err));
-    w->trains = strcmp(name, "sft") == 0;
-    if (strncmp(name, "generate-", 9) == 0) w->parallel = atoi(name + 9);
-    if (w->parallel > 0)
-        HT_TRY(open_generation(w, err));
-    else if (w->trains || strcmp(name, "forward") == 0)
-        HT_TRY(open_batch_work(w, err));
-    else
-        HT_TRY(ht_fail(err, HT_ERR_USAGE, "no work \"%s\": sft, forward, generate-N", name));
+    HT_TRY(w->kind->open(w, err));
 done:
     return status;
 }
 
 void work_close(work *w) {
-    free(w->prompts);
-    free((void *)(uintptr_t)w->rows.rows);
-    free((void *)(uintptr_t)w->rows.targets);
-    free((void *)(uintptr_t)w->loss.weight);
-    free(w->rows.logp);
-    ht_engine_free(w->engine);
-    ht_batch_free(&w->batch);
-    ht_trainable_free(&w->trainable);
-    ht_activations_free(w->acts);
-    ht_llama_free(&w->model);
+    if (w->self) w->kind->close(w);
+    free(w->self);
     ht_arena_clear(&w->arena);
 }
 
-static ht_status generate(work *w, int64_t *tokens, ht_error *err) {
+int32_t work_token(const work *w, uint64_t stream, int64_t i) {
+    return 3 + (int32_t)ht_rng_below(1, stream, (uint64_t)i, (uint64_t)w->config.vocab_size - 3);
+}
+
+/* --- models ----------------------------------------------------------------------------------------------- */
+
+ht_status work_model(work *w, ht_llama *model, ht_head head, ht_error *err) {
     ht_status status = HT_OK;
-    ht_request *requests = NULL;
-    ht_completion *done = NULL;
-    HT_TRY(ht_calloc(&requests, (size_t)w->parallel, sizeof *requests, err));
-    HT_TRY(ht_calloc(&done, (size_t)w->parallel, sizeof *done, err));
-    for (int64_t i = 0; i < w->parallel; i++) {
-        requests[i] = (ht_request){.prompt = w->prompts + i * PROMPT,
-                                   .prompt_length = PROMPT,
-                                   .max_new_tokens = NEW,
-                                   .top_p = 1,
-                                   .ignore_eos = 1};
-    }
-    HT_TRY(ht_generate(w->engine, requests, w->parallel, done, NULL, NULL, err));
-    for (int64_t i = 0; i < w->parallel; i++)
-        *tokens += done[i].length;
-    ht_completions_free(done, w->parallel);
+    ht_llama_config config = w->config;
+    config.head = head;
+    HT_TRY(ht_llama_init(model, w->be, &w->arena, &config, ht_backend_dtype(w->be), err));
+    HT_TRY(ht_llama_randomize(model, 1, err));
 done:
-    free(done);
-    free(requests);
     return status;
 }
 
-ht_status work_run(work *w, int64_t *tokens, ht_error *err) {
+ht_status work_training_init(work *w, work_training *t, ht_head head, ht_error *err) {
     ht_status status = HT_OK;
-    double norm;
-    *tokens = 0;
-    if (w->parallel > 0) return generate(w, tokens, err);
-    HT_TRY(ht_llama_forward(&w->model, w->acts, &w->batch, err));
-    HT_TRY(ht_lm_loss(&w->model, w->acts, &w->rows, w->trains ? &w->trainable.grads : NULL, err));
-    *tokens = w->batch.n_tokens;
-    if (!w->trains) return HT_OK;
-    HT_TRY(ht_llama_backward(&w->model, w->acts, &w->trainable.grads, err));
-    HT_TRY(ht_optimizer_step(&w->trainable, &ht_optimizer_defaults, 1e-4, &norm, err));
+    HT_TRY(work_model(w, &t->model, head, err));
+    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &w->arena, err));
 done:
     return status;
+}
+
+ht_status work_training_update(work_training *t, ht_error *err) {
+    double norm;
+    return ht_optimizer_step(&t->trainable, &ht_optimizer_defaults, 1e-5, &norm, err);
+}
+
+void work_training_free(work_training *t) {
+    ht_trainable_free(&t->trainable);
+    ht_llama_free(&t->model);
+}
+
+ht_status work_write_folder(ht_backend *be, const char *size, const char *folder, ht_error *err) {
+    ht_status status = HT_OK;
+    work w = {.be = be};
+    ht_llama model = {0};
+    ht_arena_init(&w.arena, 0);
+    ht_backend_arena(be, &w.arena);
+    HT_TRY(config_of(size, &w.config, err));
+    HT_TRY(work_model(&w, &model, HT_HEAD_LM, err));
+    HT_TRY(ht_model_folder_save(folder, &model, model.weights.dtype, NULL, &(ht_lineage){.stage = "pretrain"}, err));
+done:
+    ht_llama_free(&model);
+    ht_arena_clear(&w.arena);
+    return status;
+}
+
+/* --- limits ----------------------------------------------------------------------------------------------- */
+
+static double layers_parameters(const ht_llama_config *c) {
+    int64_t attention = c->dim * c->head_dim * (2 * c->n_heads + 2 * c->n_kv_heads);
+    return (double)c->n_layers * (double)(attention + 3 * c->dim * c->ffn_dim);
+}
+
+double work_layers_flop(const work *w, int64_t length) {
+    const ht_llama_config *c = &w->config;
+    return 2 * layers_parameters(c) + 2 * (double)(c->n_layers * c->dim * length);
+}
+
+double work_head_flop(const work *w) {
+    return 2 * (double)(w->config.dim * w->config.vocab_size);
+}
+
+double work_decode_seconds(const work *w, int64_t count, const ht_profile *peaks) {
+    double parameters = layers_parameters(&w->config) + work_head_flop(w) / 2;
+    double reading = parameters * (double)ht_dtype_size(ht_backend_dtype(w->be)) / peaks->read_peak;
+    double products = 2 * parameters * (double)count / peaks->product_peak;
+    return reading > products ? reading : products;
 }

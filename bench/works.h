@@ -1,41 +1,80 @@
 /*
- * works.h: the pieces of work that are measured, on random weights.
+ * works.h: the pieces of work that are measured, on random weights and random tokens.
  *
- *   sft           one optimizer step on 8 sequences of 512 tokens: forward, loss on every token, backward,
- * clipping, AdamW forward       log-probabilities of every token of 8 sequences of 512 generate-N    N
- * sequences at once, greedy, 32 prompt tokens and 128 new ones each, end-of-sequence ignored
+ *   sft             one optimizer step of halter-sft on 8 sequences of 512 tokens, every token a target
+ *   reward          one of halter-reward train on 4 pairs, 8 sequences of 512 tokens
+ *   score           scores of 8 sequences of 512 tokens by a reward model
+ *   generate-N      N sequences at once, greedy: 32 prompt tokens and 128 new ones each, end of sequence ignored
+ *   summary-greedy  one sequence, 384 prompt tokens and 128 new ones, three quarters of them copied (generation.c)
+ *   summary-lookup  the same with prompt lookup, 10 tokens proposed a pass
+ *   ppo-N           one iteration of halter-ppo: N responses of 128 tokens to prompts of 32, scored by two reward models,
+ *                   one epoch in four mini-batches
+ *   start           no work: a model folder is loaded, for training
  *
- * bench/peers/torch_train.py does the same work with PyTorch and transformers.
+ * bench/peers does the same with other toolkits.
  */
 #ifndef HT_BENCH_WORKS_H
 #define HT_BENCH_WORKS_H
 
+#include "core/backend/profile.h"
 #include "core/base/arena.h"
-#include "core/generate/generate.h"
+#include "core/model/llama.h"
 #include "core/optim/adamw.h"
 
-typedef struct work {
+enum { WORK_SEQUENCES = 8, WORK_LENGTH = 512, WORK_PROMPT = 32, WORK_NEW = 128 };
+
+typedef struct work work;
+
+typedef struct work_kind {
+    const char *name; /* "generate-": a number follows */
+    ht_status (*open)(work *w, ht_error *err);
+    /* Does it once; *tokens = those that count: trained on, scored, newly generated, or prompt and response of ppo. NULL:
+     * there is nothing but to open it. */
+    ht_status (*run)(work *w, int64_t *tokens, ht_error *err);
+    /* Tokens a second at the peaks (docs/benchmarks.md); NULL: none is stated. */
+    double (*limit)(const work *w, const ht_profile *peaks);
+    void (*close)(work *w); /* frees self */
+} work_kind;
+
+extern const work_kind work_sft, work_reward, work_score, work_generate, work_summary_greedy, work_summary_lookup,
+    work_ppo, work_start;
+
+struct work {
+    const work_kind *kind;
     ht_backend *be; /* borrowed */
     ht_arena arena;
-    ht_llama model;
-    ht_trainable trainable;
-    ht_activations *acts;
-    ht_batch batch;
-    ht_engine *engine;
-    int64_t parallel; /* sequences generated at once; 0: not generation */
-    int trains;
-    ht_lm_rows rows;
-    ht_token_loss loss;
-    int32_t *prompts;
-} work;
+    ht_llama_config config; /* of the size, with a language-model head */
+    int64_t count;          /* the number in the name */
+    const char *folder;     /* work_start; borrowed */
+    void *self;             /* the kind's own */
+};
 
-/* Sets up `name` on a model of a size ("tiny", "small", "medium"). HT_ERR_USAGE: no such work, size or dtype.
- */
-ht_status work_open(work *w, ht_backend *be, const char *size, const char *name, const char *dtype,
-                    ht_error *err);
+/* Sets up `name` on a model of a size ("tiny", "small", "medium") in the backend's dtype. HT_ERR_USAGE: no such work or
+ * size. work_close in any case. */
+ht_status work_open(work *w, ht_backend *be, const char *size, const char *name, ht_error *err);
 void work_close(work *w);
 
-/* Does it once; *tokens = tokens that count: trained, scored, or newly generated. */
-ht_status work_run(work *w, int64_t *tokens, ht_error *err);
+/* Writes a folder with random weights of this size, for work_start. */
+ht_status work_write_folder(ht_backend *be, const char *size, const char *folder, ht_error *err);
+
+/* --- for the files of works ------------------------------------------------------------------------------- */
+
+ht_status work_model(work *w, ht_llama *model, ht_head head, ht_error *err); /* random weights */
+int32_t work_token(const work *w, uint64_t stream, int64_t i);                /* a random one */
+
+/* A model under training. */
+typedef struct work_training {
+    ht_llama model;
+    ht_trainable trainable;
+} work_training;
+ht_status work_training_init(work *w, work_training *t, ht_head head, ht_error *err);
+ht_status work_training_update(work_training *t, ht_error *err);
+void work_training_free(work_training *t);
+
+/* FLOP of a token's forward pass: products of the layers and of attention in a sequence of this length; of its logits. */
+double work_layers_flop(const work *w, int64_t length);
+double work_head_flop(const work *w);
+/* Seconds of one new token of each of `count` sequences: the weights are read once, or the products are computed. */
+double work_decode_seconds(const work *w, int64_t count, const ht_profile *peaks);
 
 #endif

@@ -1,0 +1,138 @@
+/*
+ * An iteration of PPO, by halter-ppo's own task: rollout, scoring, one optimizer step a mini-batch.
+ */
+#include "bench/works.h"
+#include "core/base/memory.h"
+#include "ppo/task.h"
+
+enum { MINI_BATCHES = 4, MICRO_TOKENS = 4096, SEQUENCES = 128 };
+
+typedef struct ppo {
+    ht_ppo_config config;
+    ht_ppo_models models;
+    ht_ppo_task task;
+    int64_t step;
+} ppo;
+
+/* Another model with the same weights. */
+static ht_status copy_model(work *w, ht_llama *to, const ht_llama *from, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(ht_llama_init(to, w->be, &w->arena, &from->config, from->weights.dtype, err));
+    for (int64_t i = 0; i < from->layout.count; i++) {
+        ht_tensor x = ht_params_tensor(&from->weights, i), y = ht_params_tensor(&to->weights, i);
+        HT_TRY(ht_copy(w->be, &y, &x, err));
+    }
+done:
+    return status;
+}
+
+/* As halter-ppo opens them (ppo/command.c), but for the folders. */
+static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
+    ht_status status = HT_OK;
+    const ht_engine_limits limits = {.max_sequences = SEQUENCES,
+                                     .cache_tokens = SEQUENCES * (WORK_PROMPT + WORK_NEW),
+                                     .prefill_tokens = MICRO_TOKENS};
+    HT_TRY(work_model(w, &m->policy, HT_HEAD_LM, err));
+    HT_TRY(copy_model(w, &m->reference, &m->policy, err));
+    HT_TRY(work_model(w, &m->helpful, HT_HEAD_SCALAR, err));
+    HT_TRY(copy_model(w, &m->safe, &m->helpful, err));
+    HT_TRY(copy_model(w, &m->value, &m->helpful, err));
+    HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &w->arena, err));
+    HT_TRY(ht_trainable_init(&m->value_training, &m->value, &w->arena, err));
+    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, HT_KEEP_ALL, MICRO_TOKENS, MICRO_TOKENS, err));
+    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, HT_KEEP_ALL, MICRO_TOKENS, MICRO_TOKENS, err));
+    m->safe_acts = m->value_acts;
+    HT_TRY(ht_engine_init(&m->engine, &m->policy, &w->arena, &limits, err));
+done:
+    return status;
+}
+
+static void close_models(ht_ppo_models *m) {
+    ht_engine_free(m->engine);
+    ht_activations_free(m->value_acts);
+    ht_activations_free(m->policy_acts);
+    ht_trainable_free(&m->value_training);
+    ht_trainable_free(&m->policy_training);
+    ht_llama_free(&m->value);
+    ht_llama_free(&m->safe);
+    ht_llama_free(&m->helpful);
+    ht_llama_free(&m->reference);
+    ht_llama_free(&m->policy);
+}
+
+static ht_status fill_prompts(const work *w, ht_prompt_set *set, ht_error *err) {
+    ht_status status = HT_OK;
+    size_t count = (size_t)w->count;
+    HT_TRY(ht_calloc(&set->start, count + 1, sizeof *set->start, err));
+    HT_TRY(ht_calloc(&set->dialog_ids, count, sizeof *set->dialog_ids, err));
+    HT_TRY(ht_calloc(&set->is_safety, count, 1, err));
+    for (int64_t i = 0; i < w->count; i++) {
+        int32_t tokens[WORK_PROMPT];
+        for (int64_t t = 0; t < WORK_PROMPT; t++)
+            tokens[t] = work_token(w, (uint64_t)i, t);
+        HT_TRY(ht_ids_append(&set->tokens, tokens, WORK_PROMPT, err));
+        set->dialog_ids[i] = i + 1;
+        set->start[++set->count] = (int64_t)set->tokens.count;
+    }
+done:
+    return status;
+}
+
+static ht_status ppo_open(work *w, ht_error *err) {
+    ht_status status = HT_OK;
+    ppo *self = NULL;
+    if (w->count % MINI_BATCHES)
+        return ht_fail(err, HT_ERR_USAGE, "ppo-N: %d is no multiple of %d", (int)w->count, MINI_BATCHES);
+    HT_TRY(ht_calloc(&self, 1, sizeof *self, err));
+    w->self = self;
+    w->config.eos_id = -1; /* no response ends early */
+    self->config = (ht_ppo_config){.train = {.seed = 1, .micro_tokens = MICRO_TOKENS},
+                                   .iterations = 1,
+                                   .batch = w->count,
+                                   .mini_batch = w->count / MINI_BATCHES,
+                                   .epochs = 1,
+                                   .max_new_tokens = WORK_NEW,
+                                   .kl_coef = 0.01,
+                                   .clip = 0.2,
+                                   .value_clip = 0.2,
+                                   .gamma = 1,
+                                   .lambda = 0.95};
+    HT_TRY(open_models(w, &self->models, err));
+    HT_TRY(fill_prompts(w, &self->task.prompts, err));
+    HT_TRY(ht_ppo_task_init(&self->task, &self->config, &self->models, err));
+done:
+    return status;
+}
+
+static ht_status ppo_run(work *w, int64_t *tokens, ht_error *err) {
+    ht_status status = HT_OK;
+    ppo *self = w->self;
+    ht_train_task task = ht_ppo_train_task(&self->task);
+    double norm;
+    for (int64_t i = 0; i < self->task.steps_per_iteration; i++) {
+        ht_metrics metrics = {.count = 0};
+        HT_TRY(task.accumulate(task.self, self->step++, &metrics, err));
+        HT_TRY(ht_optimizer_step(&self->models.policy_training, &ht_optimizer_defaults, 1e-6, &norm, err));
+        HT_TRY(ht_optimizer_step(&self->models.value_training, &ht_optimizer_defaults, 9e-6, &norm, err));
+    }
+    *tokens = w->count * (WORK_PROMPT + WORK_NEW);
+done:
+    return status;
+}
+
+/* Decoding; a forward pass of five models over all tokens, with logits of policy and reference at the response's; a step of
+ * policy and value, each three times a forward pass. The prompts' pass before decoding is left out. */
+static double ppo_limit(const work *w, const ht_profile *peaks) {
+    double tokens = (double)(w->count * (WORK_PROMPT + WORK_NEW)), responses = (double)(w->count * WORK_NEW);
+    double flop = (5 + 2 * 3) * tokens * work_layers_flop(w, WORK_PROMPT + WORK_NEW);
+    flop += (2 + 3) * responses * work_head_flop(w);
+    return tokens / (flop / peaks->product_peak + WORK_NEW * work_decode_seconds(w, w->count, peaks));
+}
+
+static void ppo_close(work *w) {
+    ppo *self = w->self;
+    ht_ppo_task_free(&self->task);
+    close_models(&self->models);
+}
+
+const work_kind work_ppo = {"ppo-", ppo_open, ppo_run, ppo_limit, ppo_close};
