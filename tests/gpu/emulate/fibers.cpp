@@ -216,7 +216,7 @@ static void begin(void) {
     arrived_on(NULL, &bottom, &bytes);
     if (!m.scheduler_bottom) m.scheduler_bottom = bottom, m.scheduler_bytes = bytes; /* the first comes from there */
     for (;;) {
-        m.launch->run(m.launch->call);
+        m.launch->thread();
         int thread = m.current;
         fiber *f = &m.fibers[(size_t)thread];
         warp *w = &m.warps[(size_t)thread / 32];

@@ -1,12 +1,14 @@
 /*
- * The host's side of CUDA, emulated: memory, copies, streams and events that have nothing to wait for, the limits of a
- * launch.
+ * The host's side of CUDA, emulated: memory, copies, streams that work when they are waited for, the limits of a launch.
  */
 #include <cuda_runtime.h>
 
 #include <stdio.h>
 
+#include <deque>
 #include <map>
+#include <set>
+#include <string>
 
 #include "tests/gpu/emulate/emulate.h"
 
@@ -98,76 +100,180 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ke
     return cudaSuccess;
 }
 
-void ht_emulated_run(const ht_emulated_launch *launch) {
-    dim3 g = launch->grid, b = launch->block;
-    std::map<const void *, size_t>::const_iterator leave = allowed().find(launch->kernel);
+void ht_emulated_run(const ht_emulated_launch &launch, cudaStream_t stream) {
+    dim3 g = launch.grid, b = launch.block;
+    std::map<const void *, size_t>::const_iterator leave = allowed().find(launch.kernel);
     size_t shared_limit = HT_EMULATED_STATIC_SHARED_LIMIT;
     if (leave != allowed().end() && leave->second > shared_limit) shared_limit = leave->second;
     bool fits = g.x && g.y && g.z && b.x && b.y && b.z && g.x <= INT32_MAX && g.y <= 65535 && g.z <= 65535 &&
                 b.z <= 64 && (uint64_t)b.x * b.y * b.z <= 1024;
-    if (!fits || launch->shared > shared_limit) {
+    if (!fits || launch.shared > shared_limit) {
         fprintf(stderr,
                 "emulated CUDA: %s: grid (%u, %u, %u), block (%u, %u, %u), %zu bytes of shared memory (%zu allowed)\n",
-                launch->name, g.x, g.y, g.z, b.x, b.y, b.z, launch->shared, shared_limit);
+                launch.name, g.x, g.y, g.z, b.x, b.y, b.z, launch.shared, shared_limit);
         failed(fits ? cudaErrorInvalidValue : cudaErrorInvalidConfiguration);
         return;
     }
-    if (!ht_emulated_run_grid(launch)) failed(cudaErrorLaunchFailure);
+    ht_emulated_enqueue(stream, [=] {
+        if (!ht_emulated_run_grid(&launch)) failed(cudaErrorLaunchFailure);
+    });
+}
+
+/* --- streams and events ------------------------------------------------------------------------------------ */
+
+struct ht_emulated_stream {
+    std::deque<std::function<void(void)>> work;
+    uint64_t done; /* pieces of work */
+};
+
+/* A place in a stream's order; in none: nothing to wait for. */
+struct ht_emulated_event {
+    cudaStream_t stream;
+    uint64_t after; /* so many pieces of its work */
+};
+
+static std::set<cudaStream_t> &streams(void) {
+    static std::set<cudaStream_t> all;
+    return all;
+}
+
+void ht_emulated_enqueue(cudaStream_t stream, std::function<void(void)> work) {
+    if (stream)
+        stream->work.push_back(work);
+    else
+        work();
+}
+
+static void work_until(cudaStream_t stream, uint64_t done) {
+    for (; stream && stream->done < done && !stream->work.empty(); stream->done++) {
+        stream->work.front()();
+        stream->work.pop_front();
+    }
+}
+
+/* What waits for the whole device. */
+static void work_all(void) {
+    for (cudaStream_t stream : streams())
+        work_until(stream, UINT64_MAX);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
+    (void)flags;
+    *stream = new ht_emulated_stream();
+    streams().insert(*stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    work_until(stream, UINT64_MAX);
+    streams().erase(stream);
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    work_until(stream, UINT64_MAX);
+    return last_error;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
+    (void)flags;
+    *event = new ht_emulated_event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    if (!event || !stream) return failed(cudaErrorInvalidValue);
+    event->stream = stream;
+    event->after = stream->done + stream->work.size();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    if (!event) return failed(cudaErrorInvalidValue);
+    work_until(event->stream, event->after);
+    return last_error;
 }
 
 /* --- memory ------------------------------------------------------------------------------------------------ */
 
-/* Allocations of the device: address, bytes. */
-static std::map<uintptr_t, size_t> &device_memory(void) {
-    static std::map<uintptr_t, size_t> blocks;
+/* Blocks of the device, and of the host's pinned memory: address, bytes. */
+typedef std::map<uintptr_t, size_t> ht_emulated_blocks;
+static ht_emulated_blocks &device_memory(void) {
+    static ht_emulated_blocks blocks;
+    return blocks;
+}
+static ht_emulated_blocks &pinned_memory(void) {
+    static ht_emulated_blocks blocks;
     return blocks;
 }
 
-static bool on_device(const void *memory, size_t bytes) {
+static bool inside(const ht_emulated_blocks &blocks, const void *memory, size_t bytes) {
     uintptr_t at = (uintptr_t)memory;
-    std::map<uintptr_t, size_t>::const_iterator next = device_memory().upper_bound(at);
-    if (next == device_memory().begin()) return false;
+    ht_emulated_blocks::const_iterator next = blocks.upper_bound(at);
+    if (next == blocks.begin()) return false;
     --next;
     return at - next->first <= next->second && bytes <= next->second - (at - next->first);
 }
 
-cudaError_t cudaMalloc(void **memory, size_t bytes) {
+static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes) {
     *memory = NULL;
     if (bytes == 0) return cudaSuccess;
     if (posix_memalign(memory, 256, bytes)) return failed(cudaErrorMemoryAllocation);
     memset(*memory, 0xff, bytes);
-    device_memory()[(uintptr_t)*memory] = bytes;
+    blocks[(uintptr_t)*memory] = bytes;
     return cudaSuccess;
+}
+
+static cudaError_t give_back(ht_emulated_blocks &blocks, void *memory) {
+    if (memory && !blocks.erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
+    work_all();
+    free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    return take(device_memory(), memory, bytes);
 }
 
 cudaError_t cudaFree(void *memory) {
-    if (memory && !device_memory().erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
-    free(memory);
-    return cudaSuccess;
+    return give_back(device_memory(), memory);
 }
 
 cudaError_t cudaMallocHost(void **memory, size_t bytes) {
-    if (posix_memalign(memory, 256, bytes)) return failed(cudaErrorMemoryAllocation);
-    memset(*memory, 0xff, bytes);
-    return cudaSuccess;
+    return take(pinned_memory(), memory, bytes);
 }
 
 cudaError_t cudaFreeHost(void *memory) {
-    free(memory);
-    return cudaSuccess;
+    return give_back(pinned_memory(), memory);
 }
 
+static void copy_rows(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height) {
+    for (size_t row = 0; row < height; row++)
+        memcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+}
+
+/* What is not pinned is read at once, and has been written on return. */
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
-    (void)stream;
     if (width == 0 || height == 0) return cudaSuccess;
     size_t to_bytes = (height - 1) * to_pitch + width, from_bytes = (height - 1) * from_pitch + width;
     bool good = to_pitch >= width && from_pitch >= width;
-    good = good && on_device(to, to_bytes) == (kind != cudaMemcpyDeviceToHost);
-    good = good && on_device(from, from_bytes) == (kind != cudaMemcpyHostToDevice);
+    good = good && inside(device_memory(), to, to_bytes) == (kind != cudaMemcpyDeviceToHost);
+    good = good && inside(device_memory(), from, from_bytes) == (kind != cudaMemcpyHostToDevice);
     if (!good) return failed(cudaErrorInvalidValue);
-    for (size_t row = 0; row < height; row++)
-        memcpy((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+    if (kind == cudaMemcpyHostToDevice && !inside(pinned_memory(), from, from_bytes)) {
+        std::basic_string<char> snapshot((const char *)from, from_bytes);
+        ht_emulated_enqueue(stream, [=] { copy_rows(to, to_pitch, snapshot.data(), from_pitch, width, height); });
+        return cudaSuccess;
+    }
+    ht_emulated_enqueue(stream, [=] { copy_rows(to, to_pitch, from, from_pitch, width, height); });
+    if (kind == cudaMemcpyDeviceToHost && !inside(pinned_memory(), to, to_bytes)) return cudaStreamSynchronize(stream);
     return cudaSuccess;
 }
 
@@ -176,47 +282,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream) {
-    (void)stream;
     if (bytes == 0) return cudaSuccess;
-    if (!on_device(memory, bytes)) return failed(cudaErrorInvalidValue);
-    memset(memory, value, bytes);
+    if (!inside(device_memory(), memory, bytes)) return failed(cudaErrorInvalidValue);
+    ht_emulated_enqueue(stream, [=] { memset(memory, value, bytes); });
     return cudaSuccess;
-}
-
-/* --- streams and events ------------------------------------------------------------------------------------ */
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
-    (void)flags;
-    *stream = (cudaStream_t)malloc(1);
-    return *stream ? cudaSuccess : failed(cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    free(stream);
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    (void)stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
-    (void)flags;
-    *event = (cudaEvent_t)malloc(1);
-    return *event ? cudaSuccess : failed(cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-    free(event);
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    (void)stream;
-    return event ? cudaSuccess : failed(cudaErrorInvalidValue);
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    return event ? cudaSuccess : failed(cudaErrorInvalidValue);
 }

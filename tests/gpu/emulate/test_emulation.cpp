@@ -338,6 +338,41 @@ static void test_emulation__copies_check_their_side(void **state) {
     (void)cudaGetLastError();
 }
 
+static __global__ void add_one(int *values) {
+    values[threadIdx.x]++;
+}
+
+/* Nothing happens until somebody waits; pinned memory that changes meanwhile has changed, other memory has been read. */
+static void test_emulation__a_stream_works_when_it_is_waited_for(void **state) {
+    (void)state;
+    cudaStream_t stream;
+    cudaEvent_t event;
+    int *memory = device<int>(2, NULL), *pinned = NULL, pageable = 5;
+    assert_int_equal(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    assert_int_equal(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
+    assert_int_equal(cudaMallocHost(&pinned, 4 * sizeof(int)), cudaSuccess);
+    pinned[0] = 10;
+    assert_int_equal(cudaMemcpyAsync(memory, pinned, sizeof(int), cudaMemcpyHostToDevice, stream), cudaSuccess);
+    assert_int_equal(cudaMemcpyAsync(memory + 1, &pageable, sizeof(int), cudaMemcpyHostToDevice, stream), cudaSuccess);
+    assert_int_equal(cudaEventRecord(event, stream), cudaSuccess);
+    pinned[0] = 20;
+    pageable = 6;
+    HT_LAUNCH(add_one, dim3(1), dim3(2), 0, stream, memory);
+    assert_int_equal(cudaMemcpyAsync(pinned + 2, memory, 2 * sizeof(int), cudaMemcpyDeviceToHost, stream), cudaSuccess);
+    assert_int_equal(cudaEventSynchronize(event), cudaSuccess);
+    assert_true(memory[0] == 20 && memory[1] == 5 && pinned[2] == -1);
+    assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
+    assert_true(memory[0] == 21 && pinned[2] == 21 && pinned[3] == 6);
+    HT_LAUNCH(half_reach_the_barrier, dim3(1), dim3(64), 0, stream);
+    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_int_equal(cudaStreamSynchronize(stream), cudaErrorLaunchFailure);
+    assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(stream);
+    cudaFreeHost(pinned);
+    cudaFree(memory);
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 enum { GLOBAL_WRITE, GLOBAL_READ, STATIC_SHARED, DYNAMIC_SHARED, ASYNC_COPY, MISALIGNED, PLACES };
 
@@ -390,6 +425,7 @@ int main(void) {
         cmocka_unit_test(test_emulation__a_missing_barrier_changes_the_bits),
         cmocka_unit_test(test_emulation__memory_nobody_wrote_is_nan),
         cmocka_unit_test(test_emulation__copies_check_their_side),
+        cmocka_unit_test(test_emulation__a_stream_works_when_it_is_waited_for),
 #if defined(__SANITIZE_ADDRESS__)
         cmocka_unit_test(test_emulation__the_sanitizer_sees_what_lies_outside),
 #endif

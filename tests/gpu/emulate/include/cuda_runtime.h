@@ -9,8 +9,9 @@
  *     a warp's operation that not all lanes of its mask reach; nothing hangs;
  *   - blocks and threads run in ascending order in one launch and in descending order in the next, each as far as it gets:
  *     where a barrier is missing, the second of two equal calls gives another result;
- *   - a launch outside of the limits of the hardware is refused.
- * What it does not see: two kernels or copies that overlap in time (everything here is done on return), and timing.
+ *   - a launch outside of the limits of the hardware is refused;
+ *   - a stream does its work only when it is waited for: what was reused, freed or read too early is wrong every time.
+ * What it does not see: two streams that touch the same memory, and timing.
  */
 #ifndef HT_EMULATED_CUDA_RUNTIME_H
 #define HT_EMULATED_CUDA_RUNTIME_H
@@ -21,6 +22,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <functional>
 
 #define __global__
 #define __device__
@@ -129,27 +132,29 @@ template <typename... P> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a
 
 /* --- launches ---------------------------------------------------------------------------------------------- */
 
+/* Work for a stream, in its order; NULL: at once. */
+void ht_emulated_enqueue(cudaStream_t stream, std::function<void(void)> work);
+
 struct ht_emulated_launch {
     const char *name;
     const void *kernel;
     dim3 grid, block;
     size_t shared;
-    void (*run)(void *call); /* one thread of the kernel */
-    void *call;
+    std::function<void(void)> thread; /* one thread of the kernel */
 };
-/* Runs the whole grid; an error is left to cudaGetLastError. */
-void ht_emulated_run(const ht_emulated_launch *launch);
+/* An error of the shape is left to cudaGetLastError, one of the kernel to what waits for the stream. */
+void ht_emulated_run(const ht_emulated_launch &launch, cudaStream_t stream);
 
+/* Arguments become the kernel's parameters now, as on a GPU. */
 template <typename... P, typename... A>
-void ht_emulated_call(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... arguments) {
-    auto call = [&] { kernel(arguments...); };
-    ht_emulated_launch launch = {
-        name, (const void *)kernel, grid, block, shared, [](void *thread) { (*(decltype(call) *)thread)(); }, &call};
-    ht_emulated_run(&launch);
+void ht_emulated_call(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                      A... arguments) {
+    std::function<void(void)> thread = std::bind(kernel, static_cast<P>(arguments)...);
+    ht_emulated_run({name, (const void *)kernel, grid, block, shared, thread}, stream);
 }
 
 #define HT_LAUNCH(kernel, grid, block, shared, stream, ...)                                                            \
-    ((void)(stream), ht_emulated_call(#kernel, (kernel), (grid), (block), (size_t)(shared)__VA_OPT__(, ) __VA_ARGS__))
+    ht_emulated_call(#kernel, (kernel), (grid), (block), (size_t)(shared), (stream)__VA_OPT__(, ) __VA_ARGS__)
 
 /* --- the device's side: a thread's place, shared memory ---------------------------------------------------- */
 
