@@ -1,6 +1,7 @@
 # Sourced by bench/run: measuring programs that answer requests (bench/worker.c), and numbers.
 # $pipes: a folder for pipes; $log: where the programs' own messages go.
 declare -A to from
+trap '' PIPE # writing to a program that has ended fails, and ends nothing else
 
 # start SIDE COMMAND...: 0 when it is ready; $seconds = how long that took
 start() {
@@ -23,12 +24,13 @@ start() {
     return 1
 }
 
-# ask SIDE REQUEST: $answer, "null" when there is none
+# ask SIDE REQUEST: $answer, "null" when there is no such side, or it has ended
 ask() {
     answer=null
     [ -n "${to[$1]:-}" ] || return 0
-    echo "$2" >&"${to[$1]}" 2>/dev/null && IFS= read -r answer <&"${from[$1]}" || answer=null
-    answer=${answer:-null}
+    if { echo "$2" >&"${to[$1]}"; } 2> /dev/null && IFS= read -r answer <&"${from[$1]}" && [[ $answer =~ ^[0-9] ]]; then return; fi
+    answer=null
+    stop "$1"
 }
 
 stop() {

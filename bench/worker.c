@@ -110,7 +110,8 @@ int main(int argc, char **argv) {
     ht_status status = HT_OK;
     ht_error error = HT_ERROR_INIT, *err = &error;
     ht_backend *be = NULL;
-    if (argc < 5) {
+    int writes = argc > 3 && strcmp(argv[3], "write") == 0;
+    if (argc < 5 + writes) {
         fprintf(stderr, "usage: bench-worker THREADS SIZE WORK DTYPE [FOLDER]\n");
         return HT_ERR_USAGE;
     }
@@ -118,7 +119,7 @@ int main(int argc, char **argv) {
     ht_log_set_level(HT_LOG_WARN);
     HT_TRY(ht_backend_open(&be, HT_BACKEND_CPU, atoi(argv[1]), err));
     HT_TRY(ht_backend_choose_dtype(be, is_bf16 ? HT_DTYPE_BF16 : HT_DTYPE_F32, err));
-    if (strcmp(argv[3], "write") == 0)
+    if (writes)
         status = work_write_folder(be, argv[2], argv[5], err);
     else
         status = serve(be, argv, err);

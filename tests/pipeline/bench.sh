@@ -13,6 +13,7 @@ cat > "$work/python" << 'END_OF_PEER'
 case $5 in fp32) speed=100 ;; fp32+compile) speed=200 ;; *) exit 1 ;; esac
 [ "$4" != reward ] || exit 1
 echo ready
+[ "$4" != score ] || exit 1
 while read -r request; do
     case $request in run) echo $speed ;; memory) echo 5000 ;; esac
 done
@@ -30,7 +31,7 @@ for kind in $works; do
     speed=$(number "$work/row" ours) peer=$(number "$work/row" peer) ratio=$(number "$work/row" ratio)
     holds "$speed > 0" "$kind: speed"
     case $kind in
-    reward) grep -q '"peer": null, "ratio": null' "$work/row" || fail "a peer that fails has a value: $(cat "$work/row")" ;;
+    reward | score) grep -q '"peer": null, "ratio": null' "$work/row" || fail "a peer that fails has a value: $(cat "$work/row")" ;;
     ppo-4) grep -q '"peer": null' "$work/row" || fail "ppo without PEER_TRL has a peer" ;;
     summary-lookup) [ "$peer" = 100 ] || fail "$kind: the peer cannot compile it, and gives 100, not $peer" ;;
     *) [ "$peer" = 200 ] || fail "$kind: the peer's fastest setting gives 200, not $peer" ;;
