@@ -95,17 +95,22 @@ done:
     return status;
 }
 
+static ht_status finished(const measure *m, ht_status (*run)(const measure *, ht_error *), ht_error *err) {
+    ht_status status = run(m, err);
+    return status == HT_OK && m->be->ops->finish ? m->be->ops->finish(m->be, err) : status;
+}
+
 /* *rate = `amount` a second of the fastest run. */
 static ht_status fastest(const measure *m, ht_status (*run)(const measure *, ht_error *), double amount, double *rate,
                          ht_error *err) {
     ht_status status = HT_OK;
     double least = 0, begin, now;
     int runs = 0;
-    HT_TRY(run(m, err));
+    HT_TRY(finished(m, run, err));
     begin = ht_now();
     for (now = begin; runs < 2 || now - begin < MEASURE_SECONDS; runs++) {
         double before = now;
-        HT_TRY(run(m, err));
+        HT_TRY(finished(m, run, err));
         now = ht_now();
         if (!runs || now - before < least) least = now - before;
     }

@@ -10,8 +10,7 @@
  * and its bytes at memory's; the fraction of the peak is the least time over the one it took. An operation whose data lies
  * in a cache can be faster than memory: above 1.
  *
- * Times are the host's: a backend that only enqueues its work must finish it before ht_profile_end, or keep times of its
- * own and add them by ht_profile_add.
+ * Times are the host's: a backend that only enqueues its work is made to finish it (ops.h) before ht_profile_end.
  */
 #ifndef HT_BACKEND_PROFILE_H
 #define HT_BACKEND_PROFILE_H
