@@ -42,7 +42,7 @@ ht_status ht_cuda_scratch(ht_backend *be, size_t bytes, void **scratch, ht_error
             (void)cudaGetLastError();
             return ht_fail(err, HT_ERR_NOMEM, "no device memory for %zu bytes of scratch", bytes);
         }
-        HT_CUDA(result);
+        HT_CHECK(ht_cuda_check(result, "cudaMalloc", err));
         cuda->scratch_bytes = bytes;
     }
     *scratch = cuda->scratch;

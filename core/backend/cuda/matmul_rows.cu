@@ -186,12 +186,12 @@ static ht_status launch_tiles(ht_backend *be, tile_arguments a, ht_error *err) {
     return ht_cuda_launched("matmul_rows", err);
 }
 
-/* As many slices, a power of two, as give each multiprocessor two blocks; from w's shape alone. */
+/* As many slices, a power of two, as give two multiprocessors three blocks: all run at once. From w's shape alone. */
 static void cut(const ht_cuda *cuda, tile_arguments *a) {
     int64_t tiles = ht_ceil_div(a->N, TILE_N);
     a->steps = (int)ht_ceil_div(a->K, TILE_K);
     a->slices = 1;
-    while (a->slices < MOST_SLICES && tiles * a->slices < 2 * cuda->multiprocessors &&
+    while (a->slices < MOST_SLICES && 2 * tiles * a->slices < 3 * cuda->multiprocessors &&
            a->steps >= 2 * a->slices * LEAST_STEPS)
         a->slices *= 2;
     a->steps_a_slice = (int)ht_ceil_div(a->steps, a->slices);

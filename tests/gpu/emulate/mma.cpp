@@ -32,11 +32,17 @@ void ht_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const
     memcpy(given.b, b, sizeof given.b);
     const ht_emulated_lane *lanes = ht_emulated_exchange(~0u, &given, sizeof given, file, line);
     int g = ht_emulated_lane_id / 4, t = ht_emulated_lane_id % 4;
+    double rows[2][16], cols[2][16];
+    for (int half = 0; half < 2; half++) {
+        for (int k = 0; k < 16; k++) {
+            rows[half][k] = (double)a_at(lanes, g + 8 * half, k);
+            cols[half][k] = (double)b_at(lanes, k, 2 * t + half);
+        }
+    }
     for (int i = 0; i < 4; i++) {
-        int row = g + 8 * (i / 2), col = 2 * t + i % 2;
         double sum = (double)d[i];
         for (int k = 0; k < 16; k++)
-            sum += (double)a_at(lanes, row, k) * (double)b_at(lanes, k, col);
+            sum += rows[i / 2][k] * cols[i % 2][k];
         d[i] = (float)sum;
     }
 }
