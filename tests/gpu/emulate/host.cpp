@@ -12,6 +12,10 @@
 
 #include "tests/gpu/emulate/emulate.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 /* Few multiprocessors, so that grids which are sized to them are smaller than the work and must stride over it. */
 enum { MULTIPROCESSORS = 3 };
 
@@ -119,6 +123,33 @@ void ht_emulated_run(const ht_emulated_launch &launch, cudaStream_t stream) {
     });
 }
 
+/* --- blocks of memory -------------------------------------------------------------------------------------- */
+
+/* Of the device, and of the host's pinned memory: address, bytes. */
+typedef std::map<uintptr_t, size_t> ht_emulated_blocks;
+static ht_emulated_blocks &device_memory(void) {
+    static ht_emulated_blocks blocks;
+    return blocks;
+}
+static ht_emulated_blocks &pinned_memory(void) {
+    static ht_emulated_blocks blocks;
+    return blocks;
+}
+
+/* The host must not touch the device's memory: AddressSanitizer is told so, but while a stream works. */
+static void open_device_memory(int open) {
+#if defined(__SANITIZE_ADDRESS__)
+    for (const std::pair<const uintptr_t, size_t> &block : device_memory()) {
+        if (open)
+            __asan_unpoison_memory_region((void *)block.first, block.second);
+        else
+            __asan_poison_memory_region((void *)block.first, block.second);
+    }
+#else
+    (void)open;
+#endif
+}
+
 /* --- streams and events ------------------------------------------------------------------------------------ */
 
 struct ht_emulated_stream {
@@ -138,17 +169,22 @@ static std::set<cudaStream_t> &streams(void) {
 }
 
 void ht_emulated_enqueue(cudaStream_t stream, std::function<void(void)> work) {
-    if (stream)
+    if (stream) {
         stream->work.push_back(work);
-    else
-        work();
+        return;
+    }
+    open_device_memory(1);
+    work();
+    open_device_memory(0);
 }
 
 static void work_until(cudaStream_t stream, uint64_t done) {
+    open_device_memory(1);
     for (; stream && stream->done < done && !stream->work.empty(); stream->done++) {
         stream->work.front()();
         stream->work.pop_front();
     }
+    open_device_memory(0);
 }
 
 /* What waits for the whole device. */
@@ -202,17 +238,6 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 /* --- memory ------------------------------------------------------------------------------------------------ */
 
-/* Blocks of the device, and of the host's pinned memory: address, bytes. */
-typedef std::map<uintptr_t, size_t> ht_emulated_blocks;
-static ht_emulated_blocks &device_memory(void) {
-    static ht_emulated_blocks blocks;
-    return blocks;
-}
-static ht_emulated_blocks &pinned_memory(void) {
-    static ht_emulated_blocks blocks;
-    return blocks;
-}
-
 static bool inside(const ht_emulated_blocks &blocks, const void *memory, size_t bytes) {
     uintptr_t at = (uintptr_t)memory;
     ht_emulated_blocks::const_iterator next = blocks.upper_bound(at);
@@ -231,14 +256,16 @@ static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes)
 }
 
 static cudaError_t give_back(ht_emulated_blocks &blocks, void *memory) {
-    if (memory && !blocks.erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
     work_all();
+    if (memory && !blocks.erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
     free(memory);
     return cudaSuccess;
 }
 
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
-    return take(device_memory(), memory, bytes);
+    cudaError_t result = take(device_memory(), memory, bytes);
+    open_device_memory(0);
+    return result;
 }
 
 cudaError_t cudaFree(void *memory) {

@@ -16,10 +16,10 @@ extern "C" {
 
 #include "core/backend/cuda/mma.h"
 
-/* Device memory of n elements, filled from `values` where there are some. */
-template <typename T> static T *device(int64_t n, const T *values) {
+/* Memory of n elements that kernels and host can use, filled from `values` where there are some. */
+template <typename T> static T *pinned(int64_t n, const T *values) {
     T *memory = NULL;
-    assert_int_equal(cudaMalloc(&memory, (size_t)n * sizeof(T)), cudaSuccess);
+    assert_int_equal(cudaMallocHost(&memory, (size_t)n * sizeof(T)), cudaSuccess);
     if (values) memcpy(memory, values, (size_t)n * sizeof(T));
     return memory;
 }
@@ -36,12 +36,12 @@ static __global__ void who(int *out) {
 static void test_emulation__every_thread_of_every_block_runs_once(void **state) {
     (void)state;
     int zeros[2 * 3 * 4 * 5 * 2 * 7] = {0};
-    int *out = device(840, zeros);
+    int *out = pinned(840, zeros);
     HT_LAUNCH(who, dim3(2, 3, 4), dim3(5, 7, 1), 0, NULL, out);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     for (int i = 0; i < 840; i++)
         assert_int_equal(out[i], i / 35 * 1000 + i % 35);
-    cudaFree(out);
+    cudaFreeHost(out);
 }
 
 /* Each thread reads what another one, of another warp, has written before the barrier; twice. */
@@ -58,14 +58,14 @@ static __global__ void reverse(int *out) {
 
 static void test_emulation__barriers_and_shared_memory(void **state) {
     (void)state;
-    int *out = device<int>(2 * 96, NULL);
+    int *out = pinned<int>(2 * 96, NULL);
     for (int round = 0; round < 2; round++) { /* ascending and descending */
         HT_LAUNCH(reverse, dim3(2), dim3(96), 96 * sizeof(int), NULL, out);
         assert_int_equal(cudaGetLastError(), cudaSuccess);
         for (int i = 0; i < 192; i++)
             assert_int_equal(out[i], 95 - (i % 96 + 50) % 96 + 1);
     }
-    cudaFree(out);
+    cudaFreeHost(out);
 }
 
 static __global__ void talk(int *out, int lanes) {
@@ -87,7 +87,7 @@ static __global__ void talk(int *out, int lanes) {
 static void test_emulation__shuffles_and_votes(void **state) {
     (void)state;
     enum { LANES = 32, THREADS = 64 };
-    int *out = device<int>(THREADS * 9, NULL);
+    int *out = pinned<int>(THREADS * 9, NULL);
     HT_LAUNCH(talk, dim3(1), dim3(THREADS), 0, NULL, out, LANES);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     for (int t = 0; t < THREADS; t++) {
@@ -103,7 +103,7 @@ static void test_emulation__shuffles_and_votes(void **state) {
                                  1 + 10 * 176};
         assert_memory_equal(out + t * 9, expected, sizeof expected);
     }
-    cudaFree(out);
+    cudaFreeHost(out);
 }
 
 static __global__ void count(int *out, unsigned long long *wide) {
@@ -114,13 +114,13 @@ static void test_emulation__integer_atomics(void **state) {
     (void)state;
     const int zero = 0;
     const unsigned long long none = 0;
-    int *out = device(1, &zero);
-    unsigned long long *wide = device(1, &none);
+    int *out = pinned(1, &zero);
+    unsigned long long *wide = pinned(1, &none);
     HT_LAUNCH(count, dim3(3), dim3(40), 0, NULL, out, wide);
     assert_int_equal(*out, 240);
     assert_true(*wide == 120ull << 33);
-    cudaFree(out);
-    cudaFree(wide);
+    cudaFreeHost(out);
+    cudaFreeHost(wide);
 }
 
 /* --- tensor cores and asynchronous copies ------------------------------------------------------------------ */
@@ -159,9 +159,9 @@ static void test_emulation__fragments_make_a_product(void **state) {
     for (int n = 0; n < 8; n++)
         for (int k = 0; k < 16; k++)
             b[n * 16 + k] = b_rows[k * 8 + n] = __float2bfloat16_rn((float)((n * 16 + k) * 11 % 29 - 14));
-    ht_bf16 *da = device(256, a), *db = device(128, b), *db_rows = device(128, b_rows);
+    ht_bf16 *da = pinned(256, a), *db = pinned(128, b), *db_rows = pinned(128, b_rows);
     for (int by_rows = 0; by_rows < 2; by_rows++) {
-        float *c = device<float>(128, NULL);
+        float *c = pinned<float>(128, NULL);
         HT_LAUNCH(multiply, dim3(1), dim3(32), 0, NULL, c, da, by_rows ? db_rows : db, by_rows);
         assert_int_equal(cudaGetLastError(), cudaSuccess);
         for (int m = 0; m < 16; m++) {
@@ -172,11 +172,11 @@ static void test_emulation__fragments_make_a_product(void **state) {
                 assert_true(c[m * 8 + n] == sum);
             }
         }
-        cudaFree(c);
+        cudaFreeHost(c);
     }
-    cudaFree(da);
-    cudaFree(db);
-    cudaFree(db_rows);
+    cudaFreeHost(da);
+    cudaFreeHost(db);
+    cudaFreeHost(db_rows);
 }
 
 /* Two groups; with one of them under way only the first has come. */
@@ -196,11 +196,11 @@ static __global__ void fetch(float *out, const float *from) {
 static void test_emulation__a_copy_comes_when_it_is_waited_for(void **state) {
     (void)state;
     const float values[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-    float *from = device(8, values), *out = device<float>(3, NULL);
+    float *from = pinned(8, values), *out = pinned<float>(3, NULL);
     HT_LAUNCH(fetch, dim3(1), dim3(1), 0, NULL, out, from);
     assert_true(out[0] == 1 && isnan(out[1]) && out[2] == 5);
-    cudaFree(from);
-    cudaFree(out);
+    cudaFreeHost(from);
+    cudaFreeHost(out);
 }
 
 /* --- what must be seen ------------------------------------------------------------------------------------- */
@@ -242,7 +242,7 @@ static __global__ void nothing(void) {
 
 static void test_emulation__barriers_that_are_missed_fail_the_launch(void **state) {
     (void)state;
-    int *out = device<int>(64, NULL);
+    int *out = pinned<int>(64, NULL);
     for (int round = 0; round < 2; round++) {
         FAILS(cudaErrorLaunchFailure, half_reach_the_barrier, dim3(3), dim3(64), 0, NULL);
         FAILS(cudaErrorLaunchFailure, one_returns_early, dim3(1), dim3(64), 0, NULL, out);
@@ -253,7 +253,7 @@ static void test_emulation__barriers_that_are_missed_fail_the_launch(void **stat
         FAILS(cudaErrorLaunchFailure, a_lane_is_missing, dim3(1), dim3(40), 0, NULL,
               out); /* 8 lanes in the last warp */
     }
-    cudaFree(out);
+    cudaFreeHost(out);
 }
 
 static __global__ void too_much_static_memory(void) {
@@ -298,12 +298,12 @@ static __global__ void race(int *out) {
 
 static void test_emulation__a_missing_barrier_changes_the_bits(void **state) {
     (void)state;
-    int *first = device<int>(64, NULL), *second = device<int>(64, NULL);
+    int *first = pinned<int>(64, NULL), *second = pinned<int>(64, NULL);
     HT_LAUNCH(race, dim3(1), dim3(64), 0, NULL, first);
     HT_LAUNCH(race, dim3(1), dim3(64), 0, NULL, second);
     assert_memory_not_equal(first, second, 64 * sizeof(int));
-    cudaFree(first);
-    cudaFree(second);
+    cudaFreeHost(first);
+    cudaFreeHost(second);
 }
 
 /* Of shared memory too in the second block, though the first has written it. */
@@ -317,16 +317,17 @@ static __global__ void nobody_wrote(float *out) {
 
 static void test_emulation__memory_nobody_wrote_is_nan(void **state) {
     (void)state;
-    float *out = device<float>(5, NULL);
+    float *out = pinned<float>(5, NULL);
     HT_LAUNCH(nobody_wrote, dim3(2), dim3(1), 4 * sizeof(float), NULL, out);
     for (int i = 0; i < 5; i++)
         assert_true(isnan(out[i]));
-    cudaFree(out);
+    cudaFreeHost(out);
 }
 
 static void test_emulation__copies_check_their_side(void **state) {
     (void)state;
-    char *memory = device<char>(100, NULL), host[100] = {0};
+    char *memory = NULL, host[100] = {0};
+    assert_int_equal(cudaMalloc(&memory, 100), cudaSuccess);
     assert_int_equal(cudaMemcpyAsync(memory, host, 100, cudaMemcpyHostToDevice, NULL), cudaSuccess);
     assert_int_equal(cudaMemcpyAsync(memory + 1, host, 100, cudaMemcpyHostToDevice, NULL), cudaErrorInvalidValue);
     assert_int_equal(cudaMemcpyAsync(memory, host, 100, cudaMemcpyDeviceToHost, NULL), cudaErrorInvalidValue);
@@ -347,34 +348,36 @@ static void test_emulation__a_stream_works_when_it_is_waited_for(void **state) {
     (void)state;
     cudaStream_t stream;
     cudaEvent_t event;
-    int *memory = device<int>(2, NULL), *pinned = NULL, pageable = 5;
+    int *memory = NULL, *staging = pinned<int>(4, NULL), pageable = 5;
+    assert_int_equal(cudaMalloc(&memory, 2 * sizeof(int)), cudaSuccess);
     assert_int_equal(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
     assert_int_equal(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
-    assert_int_equal(cudaMallocHost(&pinned, 4 * sizeof(int)), cudaSuccess);
-    pinned[0] = 10;
-    assert_int_equal(cudaMemcpyAsync(memory, pinned, sizeof(int), cudaMemcpyHostToDevice, stream), cudaSuccess);
+    staging[0] = 10;
+    assert_int_equal(cudaMemcpyAsync(memory, staging, sizeof(int), cudaMemcpyHostToDevice, stream), cudaSuccess);
     assert_int_equal(cudaMemcpyAsync(memory + 1, &pageable, sizeof(int), cudaMemcpyHostToDevice, stream), cudaSuccess);
-    assert_int_equal(cudaEventRecord(event, stream), cudaSuccess);
-    pinned[0] = 20;
+    staging[0] = 20;
     pageable = 6;
+    assert_int_equal(cudaEventRecord(event, stream), cudaSuccess);
     HT_LAUNCH(add_one, dim3(1), dim3(2), 0, stream, memory);
-    assert_int_equal(cudaMemcpyAsync(pinned + 2, memory, 2 * sizeof(int), cudaMemcpyDeviceToHost, stream), cudaSuccess);
+    assert_int_equal(cudaMemcpyAsync(staging + 2, memory, 2 * sizeof(int), cudaMemcpyDeviceToHost, stream),
+                     cudaSuccess);
     assert_int_equal(cudaEventSynchronize(event), cudaSuccess);
-    assert_true(memory[0] == 20 && memory[1] == 5 && pinned[2] == -1);
+    staging[0] = 30;
+    assert_int_equal(staging[2], -1);
     assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
-    assert_true(memory[0] == 21 && pinned[2] == 21 && pinned[3] == 6);
+    assert_true(staging[2] == 21 && staging[3] == 6);
     HT_LAUNCH(half_reach_the_barrier, dim3(1), dim3(64), 0, stream);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
     assert_int_equal(cudaStreamSynchronize(stream), cudaErrorLaunchFailure);
     assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
     cudaEventDestroy(event);
     cudaStreamDestroy(stream);
-    cudaFreeHost(pinned);
+    cudaFreeHost(staging);
     cudaFree(memory);
 }
 
 #if defined(__SANITIZE_ADDRESS__)
-enum { GLOBAL_WRITE, GLOBAL_READ, STATIC_SHARED, DYNAMIC_SHARED, ASYNC_COPY, MISALIGNED, PLACES };
+enum { GLOBAL_WRITE, GLOBAL_READ, STATIC_SHARED, DYNAMIC_SHARED, ASYNC_COPY, MISALIGNED, FROM_THE_HOST, PLACES };
 
 static __global__ void step_outside(float *memory, int place, int by) {
     HT_SHARED(float, fixed, [32]);
@@ -394,7 +397,9 @@ static int dies(int place, int by) {
     pid_t child = fork();
     if (child == 0) {
         if (by) fclose(stderr), close(2); /* the report */
-        float *memory = device<float>(32, NULL);
+        float *memory = NULL;
+        cudaMalloc(&memory, 32 * sizeof *memory);
+        if (place == FROM_THE_HOST && by) memory[7] = 1;
         HT_LAUNCH(step_outside, dim3(1), dim3(32), 32 * sizeof(float), NULL, memory, place, by);
         _exit(cudaGetLastError() != cudaSuccess);
     }

@@ -4,7 +4,7 @@
  *
  * Stricter than a GPU, so that a mistake becomes a failed test:
  *   - memory, global and shared, is separate heap blocks, filled with 0xff (NaN, -1) until written: AddressSanitizer
- *     sees what lies outside, a comparison sees what was not initialised;
+ *     sees what lies outside, and host code that touches the device's memory; a comparison sees what was not initialised;
  *   - a barrier that not all threads of the block reach, or reach in different lines, is an error of the launch, and so is
  *     a warp's operation that not all lanes of its mask reach; nothing hangs;
  *   - blocks and threads run in ascending order in one launch and in descending order in the next, each as far as it gets:
