@@ -86,25 +86,44 @@ __device__ __forceinline__ uint32_t ht_pair(float low, float high) {
     return *reinterpret_cast<uint32_t *>(&pair);
 }
 
+/* Stores to global memory name their width, which the compiler does not always find by itself. */
+template <typename T, int W> __device__ __forceinline__ void ht_put(T *to, ht_raw<T, W> raw) {
+    if constexpr (W == 1)
+        *to = raw.bits;
+    else
+        __stwb(&reinterpret_cast<ht_raw<T, W> *>(to)->bits, raw.bits);
+}
 __device__ __forceinline__ void ht_store(float *to, const float (&v)[1]) {
     *to = v[0];
 }
 __device__ __forceinline__ void ht_store(float *to, const float (&v)[4]) {
-    *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
+    __stwb(reinterpret_cast<float4 *>(to), make_float4(v[0], v[1], v[2], v[3]));
 }
 __device__ __forceinline__ void ht_store(float *to, const float (&v)[8]) {
-    reinterpret_cast<float4 *>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
-    reinterpret_cast<float4 *>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
+    __stwb(reinterpret_cast<float4 *>(to), make_float4(v[0], v[1], v[2], v[3]));
+    __stwb(reinterpret_cast<float4 *>(to) + 1, make_float4(v[4], v[5], v[6], v[7]));
 }
 __device__ __forceinline__ void ht_store(ht_bf16 *to, const float (&v)[1]) {
     *to = __float2bfloat16_rn(v[0]);
 }
 __device__ __forceinline__ void ht_store(ht_bf16 *to, const float (&v)[4]) {
-    *reinterpret_cast<uint2 *>(to) = make_uint2(ht_pair(v[0], v[1]), ht_pair(v[2], v[3]));
+    __stwb(reinterpret_cast<uint2 *>(to), make_uint2(ht_pair(v[0], v[1]), ht_pair(v[2], v[3])));
 }
 __device__ __forceinline__ void ht_store(ht_bf16 *to, const float (&v)[8]) {
-    *reinterpret_cast<uint4 *>(to) =
-        make_uint4(ht_pair(v[0], v[1]), ht_pair(v[2], v[3]), ht_pair(v[4], v[5]), ht_pair(v[6], v[7]));
+    __stwb(reinterpret_cast<uint4 *>(to),
+           make_uint4(ht_pair(v[0], v[1]), ht_pair(v[2], v[3]), ht_pair(v[4], v[5]), ht_pair(v[6], v[7])));
+}
+
+/* The same to shared memory. */
+__device__ __forceinline__ void ht_keep(float *to, const float (&v)[1]) {
+    *to = v[0];
+}
+__device__ __forceinline__ void ht_keep(float *to, const float (&v)[4]) {
+    *reinterpret_cast<float4 *>(to) = make_float4(v[0], v[1], v[2], v[3]);
+}
+__device__ __forceinline__ void ht_keep(float *to, const float (&v)[8]) {
+    reinterpret_cast<float4 *>(to)[0] = make_float4(v[0], v[1], v[2], v[3]);
+    reinterpret_cast<float4 *>(to)[1] = make_float4(v[4], v[5], v[6], v[7]);
 }
 
 /* --- tiles of a row-wise kernel ---------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /*
  * RMSNorm on CUDA.  Contract: backend.h, ht_rms_norm_forward.
- * Launch   a block a row, a thread for every four packs of 16 bytes (32 to 1024 threads), 128 B shared.
+ * Launch   a block a row, a thread for every four packs of 16 bytes (32 to 512 threads), 128 B shared.
  * Traffic  x once, y once: memory-bound, floor = bytes(x) + bytes(y) over bandwidth.
  * Fused    nothing.
  * Measured not yet.
@@ -9,7 +9,7 @@
 
 enum {
     KEPT = 4, /* packs of a thread that stay in registers; those of longer rows are read twice */
-    MOST_THREADS = 1024
+    MOST_THREADS = 512
 };
 
 template <typename T, int W>
@@ -18,6 +18,10 @@ static __global__ void __launch_bounds__(MOST_THREADS)
          int64_t rows, int packs, float eps) {
     HT_SHARED(float, partials, [32]);
     int threads = (int)blockDim.x, first = (int)threadIdx.x;
+    ht_raw<T, W> gains[KEPT];
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+        if (first + i * threads < packs) gains[i] = ht_fetch<W>(gain + (int64_t)(first + i * threads) * W);
     for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
         const T *in = x + row * x_stride;
         T *out = y + row * y_stride;
@@ -48,7 +52,7 @@ static __global__ void __launch_bounds__(MOST_THREADS)
             int pack = first + i * threads;
             if (pack >= packs) continue;
             ht_unpack(v, kept[i]);
-            ht_load(g, gain + (int64_t)pack * W);
+            ht_unpack(g, gains[i]);
 #pragma unroll
             for (int k = 0; k < W; k++)
                 v[k] *= scale * g[k];

@@ -21,86 +21,95 @@ template <typename T> struct norm_arguments {
     int packs;
 };
 
-/* One pack of dx, and of the gain's gradient. */
-template <typename T, int W>
-static __device__ __forceinline__ void finish(const norm_arguments<T> &a, int64_t row, int pack, const float (&in)[W],
-                                              const float (&d)[W], float scale, float pull, float *sums) {
-    float out[W], g[W];
-    ht_load(out, a.dx + row * a.dx_stride + (int64_t)pack * W);
-    ht_load(g, a.gain + (int64_t)pack * W);
+/* One pack of each row, as f32. */
+template <int W> struct pack_values { float x[W], dy[W], gain[W], dx[W]; };
+
+template <int W> static __device__ __forceinline__ float dot_of(const pack_values<W> &v) {
+    float dot = 0;
 #pragma unroll
     for (int k = 0; k < W; k++)
-        out[k] += g[k] * d[k] * scale - in[k] * pull;
-    ht_store(a.dx + row * a.dx_stride + (int64_t)pack * W, out);
-    if (!a.partial) return;
-    ht_load(g, sums + (int64_t)pack * W);
-#pragma unroll
-    for (int k = 0; k < W; k++)
-        g[k] += d[k] * in[k] * scale;
-    ht_store(sums + (int64_t)pack * W, g);
+        dot += v.gain[k] * v.dy[k] * v.x[k];
+    return dot;
 }
 
+/* A pack of dx, and of the gain's gradient in shared memory (NULL: not wanted). */
 template <typename T, int W>
-static __device__ __forceinline__ float dot_of(const norm_arguments<T> &a, int pack, const float (&in)[W],
-                                               const float (&d)[W]) {
-    float g[W], dot = 0;
-    ht_load(g, a.gain + (int64_t)pack * W);
+static __device__ __forceinline__ void finish(T *dx, pack_values<W> &v, float scale, float pull, float *sums) {
 #pragma unroll
     for (int k = 0; k < W; k++)
-        dot += g[k] * d[k] * in[k];
-    return dot;
+        v.dx[k] += v.gain[k] * v.dy[k] * scale - v.x[k] * pull;
+    ht_store(dx, v.dx);
+    if (!sums) return;
+    float sum[W];
+    ht_load(sum, sums);
+#pragma unroll
+    for (int k = 0; k < W; k++)
+        sum[k] += v.dy[k] * v.x[k] * scale;
+    ht_keep(sums, sum);
 }
 
 template <typename T, int W> static __global__ void __launch_bounds__(MOST_THREADS) norm_backward(norm_arguments<T> a) {
     HT_SHARED(float, partials, [32]);
-    HT_DYNAMIC_SHARED(float, sums); /* [dim]; each thread has its own columns of it */
+    HT_DYNAMIC_SHARED(float, dynamic);
+    float *sums = a.partial ? dynamic : NULL; /* [dim]; each thread has its own columns of it */
     int threads = (int)blockDim.x, first = (int)threadIdx.x;
     const float zero[W] = {0};
-    if (a.partial)
-        for (int pack = first; pack < a.packs; pack += threads)
-            ht_store(sums + (int64_t)pack * W, zero);
+    for (int pack = first; sums && pack < a.packs; pack += threads)
+        ht_keep(sums + (int64_t)pack * W, zero);
+    ht_raw<T, W> gains[KEPT], kept_x[KEPT], kept_dy[KEPT], kept_dx[KEPT];
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+        if (first + i * threads < a.packs) gains[i] = ht_fetch<W>(a.gain + (int64_t)(first + i * threads) * W);
     for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
         const T *x = a.x + row * a.x_stride, *dy = a.dy + row * a.dy_stride;
-        ht_raw<T, W> kept_x[KEPT], kept_dy[KEPT];
-        float in[W], d[W], dot = 0, scale = a.rstd[row];
+        T *dx = a.dx + row * a.dx_stride;
+        pack_values<W> v;
+        float dot = 0, scale = a.rstd[row];
 #pragma unroll
         for (int i = 0; i < KEPT; i++) {
-            int pack = first + i * threads;
-            if (pack >= a.packs) continue;
-            kept_x[i] = ht_fetch<W>(x + (int64_t)pack * W);
-            kept_dy[i] = ht_fetch<W>(dy + (int64_t)pack * W);
+            int64_t at = (int64_t)(first + i * threads) * W;
+            if (first + i * threads >= a.packs) continue;
+            kept_x[i] = ht_fetch<W>(x + at);
+            kept_dy[i] = ht_fetch<W>(dy + at);
+            kept_dx[i] = ht_fetch<W>(dx + at);
         }
 #pragma unroll
         for (int i = 0; i < KEPT; i++) {
-            int pack = first + i * threads;
-            if (pack >= a.packs) continue;
-            ht_unpack(in, kept_x[i]);
-            ht_unpack(d, kept_dy[i]);
-            dot += dot_of<T, W>(a, pack, in, d);
+            if (first + i * threads >= a.packs) continue;
+            ht_unpack(v.x, kept_x[i]);
+            ht_unpack(v.dy, kept_dy[i]);
+            ht_unpack(v.gain, gains[i]);
+            dot += dot_of(v);
         }
         for (int pack = first + KEPT * threads; pack < a.packs; pack += threads) {
-            ht_load(in, x + (int64_t)pack * W);
-            ht_load(d, dy + (int64_t)pack * W);
-            dot += dot_of<T, W>(a, pack, in, d);
+            ht_load(v.x, x + (int64_t)pack * W);
+            ht_load(v.dy, dy + (int64_t)pack * W);
+            ht_load(v.gain, a.gain + (int64_t)pack * W);
+            dot += dot_of(v);
         }
         dot = ht_block_sum(dot, partials);
         /* mean(gain dy xhat) xhat rstd = dot rstd^3 / dim x */
         float pull = dot * scale * scale * scale / ((float)a.packs * W);
 #pragma unroll
         for (int i = 0; i < KEPT; i++) {
-            int pack = first + i * threads;
-            if (pack >= a.packs) continue;
-            ht_unpack(in, kept_x[i]);
-            ht_unpack(d, kept_dy[i]);
-            finish<T, W>(a, row, pack, in, d, scale, pull, sums);
+            int64_t at = (int64_t)(first + i * threads) * W;
+            if (first + i * threads >= a.packs) continue;
+            ht_unpack(v.x, kept_x[i]);
+            ht_unpack(v.dy, kept_dy[i]);
+            ht_unpack(v.gain, gains[i]);
+            ht_unpack(v.dx, kept_dx[i]);
+            finish<T, W>(dx + at, v, scale, pull, sums ? sums + at : NULL);
         }
         for (int pack = first + KEPT * threads; pack < a.packs; pack += threads) {
-            ht_load(in, x + (int64_t)pack * W);
-            ht_load(d, dy + (int64_t)pack * W);
-            finish<T, W>(a, row, pack, in, d, scale, pull, sums);
+            int64_t at = (int64_t)pack * W;
+            ht_load(v.x, x + at);
+            ht_load(v.dy, dy + at);
+            ht_load(v.gain, a.gain + at);
+            ht_load(v.dx, dx + at);
+            finish<T, W>(dx + at, v, scale, pull, sums ? sums + at : NULL);
         }
     }
-    if (!a.partial) return;
+    if (!sums) return;
     float *to = a.partial + (int64_t)blockIdx.x * a.packs * W;
     for (int pack = first; pack < a.packs; pack += threads) {
         float v[W];

@@ -28,7 +28,7 @@ static __global__ void gather(T *__restrict__ y, int64_t y_stride, const T *__re
 #pragma unroll
         for (int i = 0; i < PACKS; i++) {
             int64_t pack = first + i * blockDim.x;
-            if (pack < packs) *reinterpret_cast<ht_raw<T, W> *>(to + pack * W) = raw[i];
+            if (pack < packs) ht_put(to + pack * W, raw[i]);
         }
     }
 }

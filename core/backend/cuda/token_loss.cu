@@ -43,7 +43,7 @@ static __global__ void __launch_bounds__(MOST_THREADS, 1) token_loss(loss_argume
 #pragma unroll 4
         for (int pack = first; pack < a.packs; pack += threads) {
             ht_load(v, x + (int64_t)pack * W);
-            if (KEPT) ht_store(kept + (int64_t)pack * W, v);
+            if (KEPT) ht_keep(kept + (int64_t)pack * W, v);
 #pragma unroll
             for (int k = 0; k < W; k++)
                 largest = fmaxf(largest, v[k]);
@@ -59,7 +59,7 @@ static __global__ void __launch_bounds__(MOST_THREADS, 1) token_loss(loss_argume
                 mass += v[k];
                 weighted += v[k] > 0 ? v[k] * shifted : 0.0f;
             }
-            if (KEPT) ht_store(kept + (int64_t)pack * W, v);
+            if (KEPT) ht_keep(kept + (int64_t)pack * W, v);
         }
         mass = ht_block_sum(mass, partials);
         weighted = ht_block_sum(weighted, partials);

@@ -274,6 +274,9 @@ template <typename T> T __ldg(const T *at) {
 template <typename T> T __ldcg(const T *at) {
     return *at;
 }
+template <typename T> void __stwb(T *at, T value) {
+    *at = value;
+}
 static inline unsigned __float_as_uint(float value) {
     unsigned bits;
     memcpy(&bits, &value, sizeof bits);
