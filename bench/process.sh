@@ -1,6 +1,6 @@
 # Sourced by bench/run: measuring programs that answer requests (bench/worker.c), and numbers.
 # $pipes: a folder for pipes; $log: where the programs' own messages go.
-declare -A to from
+declare -A to from process
 trap '' PIPE # writing to a program that has ended fails, and ends nothing else
 
 # start SIDE COMMAND...: 0 when it is ready; $seconds = how long that took
@@ -13,6 +13,7 @@ start() {
         for fd in "${to[@]}" "${from[@]}"; do exec {fd}>&-; done # else the other side would never see its end
         exec "$@" < "$pipes/$side.in" > "$pipes/$side.out" 2>> "$log"
     ) &
+    process[$side]=$!
     exec {fd}> "$pipes/$side.in"
     to[$side]=$fd
     exec {fd}< "$pipes/$side.out"
@@ -38,6 +39,7 @@ stop() {
     [ -n "${to[$1]:-}" ] || return 0
     fd=${to[$1]} && exec {fd}>&-
     fd=${from[$1]} && cat <&"$fd" > /dev/null && exec {fd}<&-
+    wait "${process[$1]}" || true # what it does to end takes time from the next measurement
     unset "to[$1]" "from[$1]"
 }
 
