@@ -40,18 +40,24 @@ same() {
     [ ! -e "$2/state" ] || fail "$2/state is left"
 }
 
-# signal_at SIGNAL FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then sends the signal; $code is the exit code
+# signal_at SIGNAL FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then sends the signal; $code is the
+# exit code. A run that ended before the signal came is done again.
 signal_at() {
-    local signal=$1 folder=$2 step=$3 pid
+    local signal=$1 folder=$2 step=$3 pid try
     shift 3
-    "$@" --out "$folder" > "$work/output" 2>&1 &
-    pid=$!
-    while kill -0 $pid 2> /dev/null && ! grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null; do
-        sleep 0.005
+    for try in {1..20}; do
+        rm -rf "$folder"
+        "$@" --out "$folder" > "$work/output" 2>&1 &
+        pid=$!
+        while kill -0 $pid 2> /dev/null && ! grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null; do
+            sleep 0.002
+        done
+        kill "-$signal" $pid 2> /dev/null
+        wait $pid 2> /dev/null
+        code=$?
+        [ $code = 0 ] || return 0
     done
-    kill "-$signal" $pid 2> /dev/null
-    wait $pid 2> /dev/null
-    code=$?
+    fail "20 runs ended before SIG$signal came at step $step: $*"
 }
 
 # kill_at FOLDER STEP COMMAND...: the same, killed without warning
