@@ -41,23 +41,10 @@ static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &w->arena, err));
     HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, HT_KEEP_ALL, MICRO_TOKENS, MICRO_TOKENS, err));
     HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, HT_KEEP_ALL, MICRO_TOKENS, MICRO_TOKENS, err));
-    m->safe_acts = m->value_acts;
+    m->safe_acts = m->value_acts; /* one shape */
     HT_TRY(ht_engine_init(&m->engine, &m->policy, &w->arena, &limits, err));
 done:
     return status;
-}
-
-static void close_models(ht_ppo_models *m) {
-    ht_engine_free(m->engine);
-    ht_activations_free(m->value_acts);
-    ht_activations_free(m->policy_acts);
-    ht_trainable_free(&m->value_training);
-    ht_trainable_free(&m->policy_training);
-    ht_llama_free(&m->value);
-    ht_llama_free(&m->safe);
-    ht_llama_free(&m->helpful);
-    ht_llama_free(&m->reference);
-    ht_llama_free(&m->policy);
 }
 
 static ht_status fill_prompts(const work *w, ht_prompt_set *set, ht_error *err) {
@@ -132,7 +119,7 @@ static double ppo_limit(const work *w, const ht_profile *peaks) {
 static void ppo_close(work *w) {
     ppo *self = w->self;
     ht_ppo_task_free(&self->task);
-    close_models(&self->models);
+    ht_ppo_models_free(&self->models);
 }
 
 const work_kind work_ppo = {"ppo-", ppo_open, ppo_run, ppo_limit, ppo_close};

@@ -87,20 +87,6 @@ done:
     return status;
 }
 
-static void close_models(ht_ppo_models *m) {
-    ht_engine_free(m->engine);
-    ht_activations_free(m->own_safe_acts);
-    ht_activations_free(m->value_acts);
-    ht_activations_free(m->policy_acts);
-    ht_trainable_free(&m->value_training);
-    ht_trainable_free(&m->policy_training);
-    ht_llama_free(&m->value);
-    ht_llama_free(&m->safe);
-    ht_llama_free(&m->helpful);
-    ht_llama_free(&m->reference);
-    ht_llama_free(&m->policy);
-}
-
 /* --- checks ----------------------------------------------------------------------------------------------- */
 
 static ht_status check_config(const ht_ppo_config *config, ht_error *err) {
@@ -246,7 +232,7 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     HT_TRY(train(&s, config, invocation, tokenizer, err));
 done:
     ht_ppo_task_free(&s.task);
-    close_models(&s.models);
+    ht_ppo_models_free(&s.models);
     ht_train_setup_close(&s.setup);
     ht_tokenizer_free(s.tokenizer);
     ht_store_close(s.store);

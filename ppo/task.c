@@ -282,6 +282,20 @@ ht_train_task ht_ppo_train_task(ht_ppo_task *task) {
     };
 }
 
+void ht_ppo_models_free(ht_ppo_models *m) {
+    ht_engine_free(m->engine);
+    ht_activations_free(m->own_safe_acts);
+    ht_activations_free(m->value_acts);
+    ht_activations_free(m->policy_acts);
+    ht_trainable_free(&m->value_training);
+    ht_trainable_free(&m->policy_training);
+    ht_llama_free(&m->value);
+    ht_llama_free(&m->safe);
+    ht_llama_free(&m->helpful);
+    ht_llama_free(&m->reference);
+    ht_llama_free(&m->policy);
+}
+
 ht_status ht_ppo_task_init(ht_ppo_task *task, const ht_ppo_config *config, ht_ppo_models *models, ht_error *err) {
     ht_status status = HT_OK;
     size_t tokens = (size_t)config->train.micro_tokens;

@@ -33,6 +33,9 @@ typedef struct ht_ppo_task {
     int64_t worse;
 } ht_ppo_task;
 
+/* Of zeroed models: does nothing. The arena owns their memory. */
+void ht_ppo_models_free(ht_ppo_models *models);
+
 /* From a zeroed task whose prompts and held_out have been read. */
 ht_status ht_ppo_task_init(ht_ppo_task *task, const ht_ppo_config *config, ht_ppo_models *models, ht_error *err);
 void ht_ppo_task_free(ht_ppo_task *task);

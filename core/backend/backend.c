@@ -419,11 +419,34 @@ ht_status ht_sum_squares(ht_backend *be, const float *x, int64_t n, double *sum,
     return status;
 }
 
+static ht_status check_settings(const ht_sampling *s, int64_t index, ht_error *err) {
+    /* Below the smallest normal number the inverse would be infinite. */
+    if (!(s->temperature == 0 || s->temperature >= 1e-6f) || s->temperature > 1e6f)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "sample: row %" PRId64 ": temperature = %g is neither 0 nor in [1e-6, 1e6]", index,
+                       (double)s->temperature);
+    if (!(s->top_p > 0 && s->top_p <= 1))
+        return ht_fail(err, HT_ERR_USAGE, "sample: row %" PRId64 ": top_p = %g is outside (0, 1]", index,
+                       (double)s->top_p);
+    if (s->top_k < 0)
+        return ht_fail(err, HT_ERR_USAGE, "sample: row %" PRId64 ": top_k = %" PRId32 " is below 0", index,
+                       s->top_k);
+    return HT_OK;
+}
+
 ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens, float *logp,
                     ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(check_like("sample", "logits", logits, logits->rows, logits->cols, HT_F32, err));
+    if (logits->cols < 1 || logits->cols > INT32_MAX)
+        return ht_fail(err, HT_ERR_USAGE, "sample: %" PRId64 " columns of logits", logits->cols);
+    for (int64_t r = 0; r < logits->rows; r++)
+        HT_TRY(check_settings(&settings[r], r, err));
     CALL(SAMPLE, moves(size_of(logits)), sample(be, logits, settings, tokens, logp, err));
+    for (int64_t r = 0; r < logits->rows && status == HT_OK; r++)
+        if (tokens[r] < 0)
+            status = ht_fail(err, HT_ERR_RUN, "sample: row %" PRId64 " of %" PRId64 ": a logit is not finite", r,
+                             logits->rows);
 done:
     return status;
 }

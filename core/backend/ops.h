@@ -48,6 +48,7 @@ typedef struct ht_backend_ops {
                                     const ht_token_loss *, ht_error *);
     ht_status (*adamw)(ht_backend *, const ht_adamw_run *, const ht_adamw_args *, ht_error *);
     ht_status (*sum_squares)(ht_backend *, const float *, int64_t, double *, ht_error *);
+    /* tokens[r] = -1: a logit of row r is not finite */
     ht_status (*sample)(ht_backend *, const ht_tensor *, const ht_sampling *, int32_t *, float *, ht_error *);
 } ht_backend_ops;
 

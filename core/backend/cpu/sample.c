@@ -7,7 +7,6 @@
  * sort, no memory. The inverse of the cumulated distribution then runs over the kept tokens in the order of
  * their ids, so that a filter which drops nothing changes nothing.
  */
-#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -204,36 +203,12 @@ static int32_t sample_row(const float *z, int64_t size, const ht_sampling *s, fl
     return token;
 }
 
-static ht_status check_settings(const ht_sampling *s, int64_t index, ht_error *err) {
-    /* Below the smallest normal number the inverse would be infinite. */
-    if (!(s->temperature == 0 || s->temperature >= 1e-6f) || s->temperature > 1e6f)
-        return ht_fail(err, HT_ERR_USAGE,
-                       "sample: row %" PRId64 ": temperature = %g is neither 0 nor in [1e-6, 1e6]", index,
-                       (double)s->temperature);
-    if (!(s->top_p > 0 && s->top_p <= 1))
-        return ht_fail(err, HT_ERR_USAGE, "sample: row %" PRId64 ": top_p = %g is outside (0, 1]", index,
-                       (double)s->top_p);
-    if (s->top_k < 0)
-        return ht_fail(err, HT_ERR_USAGE, "sample: row %" PRId64 ": top_k = %" PRId32 " is below 0", index,
-                       s->top_k);
-    return HT_OK;
-}
-
 ht_status HT_CPU(sample)(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens,
                         float *logp, ht_error *err) {
-    ht_status status = HT_OK;
-    if (logits->cols < 1 || logits->cols > INT32_MAX)
-        return ht_fail(err, HT_ERR_USAGE, "sample: %" PRId64 " columns of logits", logits->cols);
-    for (int64_t r = 0; r < logits->rows; r++)
-        HT_TRY(check_settings(&settings[r], r, err));
+    (void)err;
 #pragma omp parallel for schedule(static)                                                                    \
     num_threads(be->threads) if (logits->rows > 1 && logits->rows * logits->cols > 4096)
     for (int64_t r = 0; r < logits->rows; r++)
         tokens[r] = sample_row(ht_row(logits, r), logits->cols, &settings[r], logp ? &logp[r] : NULL);
-    for (int64_t r = 0; r < logits->rows; r++)
-        if (tokens[r] < 0)
-            return ht_fail(err, HT_ERR_RUN, "sample: row %" PRId64 " of %" PRId64 ": a logit is not finite",
-                           r, logits->rows);
-done:
-    return status;
+    return HT_OK;
 }
