@@ -45,14 +45,16 @@ static inline void ht_turn_tile(float *turned, const float *tile, int64_t n, int
 }
 
 /* Units for sums over rows: tile[k][d] = row (row + k) or the pair of rows (row + 2k, row + 2k + 1) at column (col + d), zero
- * beyond n rows and up to `stride` columns. */
-static inline void ht_load_across(int pairs, float *tile, int64_t stride, const ht_tensor *t, int64_t row, int64_t n,
-                                  int64_t col, int64_t width) {
+ * beyond n rows up to `depth` units, and up to `stride` columns. */
+static inline void ht_load_across(int pairs, float *tile, int64_t stride, int64_t depth, const ht_tensor *t, int64_t row,
+                                  int64_t n, int64_t col, int64_t width) {
+    int64_t units = ht_units(pairs, n);
+    memset(tile + units * stride, 0, (size_t)((depth - units) * stride) * sizeof *tile);
     if (!pairs) {
         ht_load_rows(0, tile, stride, t, row, n, col, width);
         return;
     }
-    for (int64_t k = 0; 2 * k < n; k++) {
+    for (int64_t k = 0; k < units; k++) {
         const uint16_t *low = ht_element(t, row + 2 * k, col);
         const uint16_t *high = 2 * k + 1 < n ? ht_element(t, row + 2 * k + 1, col) : low;
         uint32_t keep = 2 * k + 1 < n ? 0xffff0000u : 0;

@@ -6,8 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "core/base/memory.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
 
 typedef struct cpu_state {
     ht_backend_ops ops; /* those of the instruction set, and the ones below */
@@ -31,13 +39,14 @@ static void cpu_close(ht_backend *be) {
 ht_status ht_cpu_scratch_all(ht_backend *be, size_t bytes, ht_error *err) {
     cpu_state *state = be->state;
     if (state->scratch_bytes >= bytes) return HT_OK;
-    size_t rounded = (bytes + 4095) / 4096 * 4096;
+    size_t page = bytes < HUGE_PAGE ? 4096 : HUGE_PAGE, rounded = (bytes + page - 1) / page * page;
     state->scratch_bytes = 0;
     for (int thread = 0; thread < be->threads; thread++) {
         free(state->scratch[thread]);
-        state->scratch[thread] = aligned_alloc(64, rounded);
+        state->scratch[thread] = aligned_alloc(page, rounded);
         if (!state->scratch[thread])
             return ht_fail(err, HT_ERR_NOMEM, "no memory for %zu bytes of scratch a thread", rounded);
+        if (page == HUGE_PAGE) madvise(state->scratch[thread], rounded, MADV_HUGEPAGE);
     }
     state->scratch_bytes = rounded;
     return HT_OK;
@@ -90,12 +99,20 @@ static int has_v4(void) {
 static int has_v4_bf16(void) {
     return has_v4() && __builtin_cpu_supports("avx512bf16");
 }
-extern const ht_backend_ops ht_cpu_v4_bf16_ops, ht_cpu_v4_ops, ht_cpu_v3_ops;
+/* AMX needs the system's leave for a process to use its registers (Linux 5.16). */
+static int has_v4_amx(void) {
+    enum { LEAF = 7, TILE = 1 << 24, BF16 = 1 << 22, REQUEST = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    return has_v4_bf16() && __get_cpuid_count(LEAF, 0, &a, &b, &c, &d) && (d & TILE) && (d & BF16) &&
+           syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+extern const ht_backend_ops ht_cpu_v4_amx_ops, ht_cpu_v4_bf16_ops, ht_cpu_v4_ops, ht_cpu_v3_ops;
 #endif
 extern const ht_backend_ops ht_cpu_generic_ops;
 
 static const instruction_set sets[] = {
 #ifdef __x86_64__
+    {"amx", &ht_cpu_v4_amx_ops, has_v4_amx},
     {"avx512_bf16", &ht_cpu_v4_bf16_ops, has_v4_bf16},
     {"avx512", &ht_cpu_v4_ops, has_v4},
     {"avx2", &ht_cpu_v3_ops, has_v3},

@@ -42,6 +42,12 @@ ht_status HT_CPU(rms_norm_backward)(ht_backend *, ht_tensor *, ht_tensor *, cons
                                     const float *, const ht_tensor *, ht_error *);
 ht_status HT_CPU(matmul_rows)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, const ht_tensor *,
                               ht_error *);
+#ifdef __AMX_BF16__
+ht_status HT_CPU(matmul_forward)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, const ht_tensor *,
+                                 ht_error *);
+ht_status HT_CPU(matmul_backward_data)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
+ht_status HT_CPU(matmul_backward_weight)(ht_backend *, ht_tensor *, const ht_tensor *, const ht_tensor *, ht_error *);
+#endif
 ht_status HT_CPU(rope)(ht_backend *, ht_tensor *, int64_t, int64_t, const int32_t *, const ht_tensor *, int, ht_error *);
 ht_status HT_CPU(attention_forward)(ht_backend *, ht_tensor *, float *, const ht_tensor *, const ht_tensor *,
                                     const ht_tensor *, const ht_attention_shape *, ht_error *);

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "core/backend/cpu/tile.h"
+#include "core/backend/cpu/simd.h"
 
 /*
  * e^x to 2 units in the last place; 0 below -87.33 (the smallest normal result), infinity above 88.72.
@@ -43,8 +43,10 @@ static inline float ht_expf(float x) {
 /* The same of 16 floats: within its tolerance, not its bits. */
 HT_INLINE ht_lanes ht_exp_lanes(ht_lanes x) {
 #ifdef __AVX512F__
-    /* The instruction that scales by 2^n needs no exponent bits put together and no limits but a lower one. */
-    __m512 z = _mm512_max_ps(_mm512_set1_ps(-104.0f), (__m512)x); /* a NaN stays one */
+    /* The instruction that scales by 2^n needs no exponent bits put together. Where the result would not be a normal number it
+     * would take a hundred times as long: those lanes are left out, and zero. A NaN stays one. */
+    __m512 z = (__m512)x;
+    __mmask16 normal = _mm512_cmp_ps_mask(z, _mm512_set1_ps(-87.33654f), _CMP_NLT_UQ);
     __m512 n = _mm512_roundscale_ps(z * 1.44269504f, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     ht_lanes r = (ht_lanes)z - (ht_lanes)n * 0.693359375f;
     r -= (ht_lanes)n * -2.12194440e-4f;
@@ -55,7 +57,7 @@ HT_INLINE ht_lanes ht_exp_lanes(ht_lanes x) {
     p = p * r + 5.0e-1f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    return (ht_lanes)_mm512_scalef_ps((__m512)p, n);
+    return (ht_lanes)_mm512_maskz_scalef_ps(normal, (__m512)p, n);
 #else
     ht_lanes y;
     float in[HT_LANES], out[HT_LANES];

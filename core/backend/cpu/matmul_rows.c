@@ -9,7 +9,7 @@
 
 #include "core/backend/cpu/cpu.h"
 #include "core/backend/cpu/rows.h"
-#include "core/backend/cpu/tile.h"
+#include "core/backend/cpu/simd.h"
 
 /* Rows of x by rows of w whose sums stay in registers; one row of x alone takes more of w. */
 #ifdef __AVX512F__
@@ -98,6 +98,9 @@ HT_INLINE void run_strip(const int half, const product *p, int64_t first_row, in
 
 ht_status HT_CPU(matmul_rows)(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
                               const ht_tensor *add, ht_error *err) {
+#ifdef __AMX_BF16__
+    if (x->dtype == HT_BF16) return HT_CPU(matmul_forward)(be, y, x, w, add, err);
+#endif
     (void)err;
     product p = {y, x, w, add};
     int64_t N = w->rows, strips = (N + STRIP - 1) / STRIP, bytes = x->cols * (int64_t)ht_dtype_size(x->dtype);

@@ -3,16 +3,23 @@
  */
 #include "core/backend/cpu/cpu.h"
 
+/* Where there is AMX, products of bf16 are our own (matmul_amx.c), else oneDNN's (gemm.c). */
+#ifdef __AMX_BF16__
+#define PRODUCT(name) HT_CPU(name)
+#else
+#define PRODUCT(name) ht_cpu_##name
+#endif
+
 const ht_backend_ops HT_CPU(ops) = {
     .copy = HT_CPU(copy),
     .embedding_forward = HT_CPU(embedding_forward),
     .embedding_backward = HT_CPU(embedding_backward),
     .rms_norm_forward = HT_CPU(rms_norm_forward),
     .rms_norm_backward = HT_CPU(rms_norm_backward),
-    .matmul_forward = ht_cpu_matmul_forward,
+    .matmul_forward = PRODUCT(matmul_forward),
     .matmul_rows = HT_CPU(matmul_rows),
-    .matmul_backward_data = ht_cpu_matmul_backward_data,
-    .matmul_backward_weight = ht_cpu_matmul_backward_weight,
+    .matmul_backward_data = PRODUCT(matmul_backward_data),
+    .matmul_backward_weight = PRODUCT(matmul_backward_weight),
     .rope = HT_CPU(rope),
     .attention_forward = HT_CPU(attention_forward),
     .attention_backward = HT_CPU(attention_backward),

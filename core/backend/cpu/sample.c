@@ -46,6 +46,16 @@ static float weight(const row *r, float z) {
     return ht_expf((z - r->largest) * r->inverse_temperature);
 }
 
+/* w[i] = the weight of token first + i, i < n <= CHUNK. */
+static void weigh(const row *r, int64_t first, int64_t n, float *w) {
+    int64_t i = 0;
+    for (; i + HT_LANES <= n; i += HT_LANES)
+        *(ht_lanes *)(w + i) =
+            ht_exp_lanes((*(const ht_lanes *)(r->z + first + i) - r->largest) * r->inverse_temperature);
+    for (; i < n; i++)
+        w[i] = weight(r, r->z[first + i]);
+}
+
 /* 0 when a logit is not finite. *id = the lowest id of the largest logit. */
 static int find_largest(const float *z, int64_t size, int64_t *id) {
     float largest = -INFINITY, poison = 0;
@@ -68,8 +78,7 @@ static double mass_of(const row *r, int64_t from, int64_t to, const cut *kept) {
     float w[CHUNK];
     for (int64_t start = from; start < to; start += CHUNK) {
         int64_t n = to - start < CHUNK ? to - start : CHUNK;
-        for (int64_t i = 0; i < n; i++)
-            w[i] = weight(r, r->z[start + i]);
+        weigh(r, start, n, w);
         for (int64_t i = 0; kept && i < n; i++) {
             uint32_t u = image(r->z[start + i]);
             if (u < kept->least || (u == kept->least && start + i > kept->last_tie)) w[i] = 0;
@@ -94,9 +103,7 @@ static void fill_buckets(const row *r, int digit, uint32_t prefix, int64_t count
     for (int64_t start = 0; start < r->size; start += CHUNK) {
         int64_t n = r->size - start < CHUNK ? r->size - start : CHUNK;
         float w[CHUNK];
-        if (digit == 0)
-            for (int64_t i = 0; i < n; i++)
-                w[i] = weight(r, r->z[start + i]);
+        if (digit == 0) weigh(r, start, n, w);
         for (int64_t i = 0; i < n; i++) {
             uint32_t u = image(r->z[start + i]);
             if (digit > 0 && u >> shifts[digit] != prefix) continue;

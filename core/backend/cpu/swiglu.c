@@ -12,8 +12,12 @@ ht_status HT_CPU(swiglu_forward)(ht_backend *be, ht_tensor *y, const ht_tensor *
             n = ht_piece(ffn, col);
             const float *g = ht_read(gu, t, col, n, g_buffer), *u = ht_read(gu, t, ffn + col, n, u_buffer);
             float *out = ht_target(y, t, col, y_buffer);
-#pragma omp simd
-            for (int64_t i = 0; i < n; i++)
+            int64_t i = 0;
+            for (; i + HT_LANES <= n; i += HT_LANES) {
+                ht_lanes gate = *(const ht_lanes *)(g + i);
+                *(ht_lanes *)(out + i) = gate / (1.0f + ht_exp_lanes(-gate)) * *(const ht_lanes *)(u + i);
+            }
+            for (; i < n; i++)
                 out[i] = g[i] / (1.0f + ht_expf(-g[i])) * u[i];
             ht_written(y, t, col, n, out);
         }

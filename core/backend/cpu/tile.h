@@ -1,23 +1,11 @@
 /*
- * tile.h: small single-threaded products on packed tiles, for attention and for rows.
- *
- * Written with the compiler's vector extension: 16 floats are one AVX-512 register, two AVX2 or four NEON ones.
+ * tile.h: small single-threaded products on packed tiles, for attention.
  */
 #ifndef HT_BACKEND_CPU_TILE_H
 #define HT_BACKEND_CPU_TILE_H
 
-#include <stdint.h>
-#include <string.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
-#define HT_LANES 16
-typedef float ht_lanes __attribute__((vector_size(HT_LANES * 4), aligned(4), may_alias));
-typedef uint32_t ht_lanes_bits __attribute__((vector_size(HT_LANES * 4), aligned(4), may_alias));
-typedef int32_t ht_lanes_index __attribute__((vector_size(HT_LANES * 4)));
-
-#define HT_INLINE static inline __attribute__((always_inline))
+#include "core/backend/cpu/amx.h"
+#include "core/backend/cpu/simd.h"
 
 /* Accumulators of a kernel, rows by vectors: as many as the registers hold. */
 #ifdef __AVX512F__
@@ -26,90 +14,57 @@ enum { HT_KERNEL_ROWS = 4, HT_KERNEL_VECTORS = 4 };
 enum { HT_KERNEL_ROWS = 4, HT_KERNEL_VECTORS = 1 };
 #endif
 
-/* n rounded up to whole vectors. */
-static inline int64_t ht_padded(int64_t n) {
-    return (n + HT_LANES - 1) / HT_LANES * HT_LANES;
-}
+enum { HT_TILE_GROUPS = 8 }; /* of a product over rows that lie apart */
+
+/* How products run. rows 0: not on AMX. */
+typedef struct ht_tile_mode {
+    int pairs;      /* units are pairs of bf16 */
+    int rows, step; /* of AMX's tiles (amx.h) */
+} ht_tile_mode;
 
 /*
- * The two kinds of 32-bit units that products work on: an f32 number, or a pair of bf16 ones.
- * sum + a b of 16 f32 units; of 16 pairs, sum + a.low b.low + a.high b.high.
+ * Before a thread's products, and after them. Their rows are at most `rows`, their depths multiples of `step`; with step 0 AMX
+ * is not used. On AMX whole tiles are read and written: A and C have memory for rows up to the next multiple of mode.rows.
  */
-HT_INLINE ht_lanes ht_multiply_add(const int pairs, ht_lanes sum, ht_lanes a, ht_lanes b) {
-    if (!pairs) return sum + a * b;
-#ifdef __AVX512BF16__
-    return (ht_lanes)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+static inline ht_tile_mode ht_tile_begin(int pairs, int64_t rows, int step) {
+    ht_tile_mode mode = {.pairs = pairs};
+#ifdef __AMX_BF16__
+    if (pairs && step && rows > 0) {
+        mode.rows = rows < 16 ? (int)rows : 16;
+        mode.step = step;
+        ht_amx_begin(mode.rows, mode.step);
+    }
 #else
-    ht_lanes_bits x = (ht_lanes_bits)a, y = (ht_lanes_bits)b;
-    sum += (ht_lanes)(x << 16) * (ht_lanes)(y << 16);
-    return sum + (ht_lanes)(x & 0xffff0000u) * (ht_lanes)(y & 0xffff0000u);
+    (void)rows;
+    (void)step;
+#endif
+    return mode;
+}
+
+static inline void ht_tile_end(ht_tile_mode mode) {
+#ifdef __AMX_BF16__
+    if (mode.rows) ht_amx_end();
+#else
+    (void)mode;
 #endif
 }
 
-/* One unit in every lane, whatever its bits mean. */
-HT_INLINE ht_lanes ht_broadcast(const float *unit) {
-    uint32_t bits;
-    memcpy(&bits, unit, sizeof bits);
-    return (ht_lanes)((ht_lanes_bits){0} + bits);
+/* The rows that m rows take in memory. */
+static inline int64_t ht_tile_rows(ht_tile_mode mode, int64_t m) {
+    return mode.rows ? (m + mode.rows - 1) / mode.rows * mode.rows : m;
 }
 
-/* bf16 pairs: low halves from one vector of f32, high halves from another; round to nearest even. */
-HT_INLINE ht_lanes ht_pair_up(ht_lanes low, ht_lanes high) {
-    ht_lanes_bits a = (ht_lanes_bits)low, b = (ht_lanes_bits)high;
-    a += 0x7fffu + ((a >> 16) & 1);
-    b += 0x7fffu + ((b >> 16) & 1);
-    return (ht_lanes)((a >> 16) | (b & 0xffff0000u));
-}
-
-/* --- exchanges of lanes ----------------------------------------------------------------------------------- */
-
-/* a0 b0 a1 b1 .. of the lower halves, and of the upper ones. */
-HT_INLINE ht_lanes ht_interleave_low(ht_lanes a, ht_lanes b) {
-    return __builtin_shuffle(a, b, (ht_lanes_index){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-}
-HT_INLINE ht_lanes ht_interleave_high(ht_lanes a, ht_lanes b) {
-    return __builtin_shuffle(a, b, (ht_lanes_index){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
-}
-
-/* Four perfect shuffles transpose a 16 x 16 matrix. (Loops are unrolled: an index that is not constant would put the
- * vectors into memory.) */
-HT_INLINE void ht_transpose(ht_lanes m[HT_LANES]) {
-#pragma GCC unroll 4
-    for (int round = 0; round < 4; round++) {
-        ht_lanes next[HT_LANES];
-#pragma GCC unroll 8
-        for (int i = 0; i < HT_LANES / 2; i++) {
-            next[2 * i] = ht_interleave_low(m[i], m[i + HT_LANES / 2]);
-            next[2 * i + 1] = ht_interleave_high(m[i], m[i + HT_LANES / 2]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < HT_LANES; i++)
-            m[i] = next[i];
-    }
-}
-
-/* m[i] = pairs of lanes of m[i] and m[i + left] added up. */
-HT_INLINE void ht_sum_pairs(ht_lanes m[HT_LANES], const int left) {
-#pragma GCC unroll 8
-    for (int i = 0; i < left; i++)
-        m[i] = ht_interleave_low(m[i], m[i + left]) + ht_interleave_high(m[i], m[i + left]);
-}
-
-/* Lane i of the result = the sum of m[i]'s lanes, by the same tree for every i. */
-HT_INLINE ht_lanes ht_sum_each(ht_lanes m[HT_LANES]) {
-    ht_sum_pairs(m, 8);
-    ht_sum_pairs(m, 4);
-    ht_sum_pairs(m, 2);
-    ht_sum_pairs(m, 1);
-    return m[0];
+/* The depth to which operands are filled with zeros. */
+static inline int64_t ht_tile_depth(ht_tile_mode mode, int64_t units) {
+    return mode.rows ? (units + mode.step - 1) / mode.step * mode.step : units;
 }
 
 /* --- C += A B --------------------------------------------------------------------------------------------- */
 
-/* The left operand, in units: (i, k) is at data[i * row + k * col], so a transpose costs nothing. */
+/* The left operand, in units: row i at data + i * stride. */
 typedef struct ht_tile_left {
     const float *data;
-    int64_t row, col;
+    int64_t stride;
 } ht_tile_left;
 
 /* The right operand, in units: row k of vector j is at columns[j] + k * stride. */
@@ -118,51 +73,89 @@ typedef struct ht_tile_right {
     int64_t stride;
 } ht_tile_right;
 
+/* The result: rows of `stride` floats, added to what is there, or `fresh`. */
+typedef struct ht_tile_out {
+    float *data;
+    int64_t stride;
+    int fresh;
+} ht_tile_out;
+
 /* Constants `pairs`, `rows` and `vectors`, so that accumulators stay in registers. An element's sum runs over k in order,
  * whatever the shape: its bits depend on its row and column alone. */
-HT_INLINE void ht_tile_kernel(const int pairs, const int rows, const int vectors, float *c, int64_t ldc, ht_tile_left a,
-                              const ht_tile_right *b, int64_t depth) {
+HT_INLINE void ht_tile_kernel(const int pairs, const int rows, const int vectors, float *c, const ht_tile_out *out,
+                              const float *a, int64_t lda, const ht_tile_right *b, int64_t depth) {
     ht_lanes acc[HT_KERNEL_ROWS][HT_KERNEL_VECTORS];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
-            acc[i][j] = *(const ht_lanes *)(c + i * ldc + j * HT_LANES);
+            acc[i][j] = out->fresh ? (ht_lanes){0} : *(const ht_lanes *)(c + i * out->stride + j * HT_LANES);
     for (int64_t k = 0; k < depth; k++) {
         ht_lanes right[HT_KERNEL_VECTORS];
         for (int j = 0; j < vectors; j++)
             right[j] = *(const ht_lanes *)(b->columns[j] + k * b->stride);
         for (int i = 0; i < rows; i++) {
-            ht_lanes left = ht_broadcast(a.data + i * a.row + k * a.col);
+            ht_lanes left = ht_broadcast(a + i * lda + k);
             for (int j = 0; j < vectors; j++)
                 acc[i][j] = ht_multiply_add(pairs, acc[i][j], left, right[j]);
         }
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < vectors; j++)
-            *(ht_lanes *)(c + i * ldc + j * HT_LANES) = acc[i][j];
+            *(ht_lanes *)(c + i * out->stride + j * HT_LANES) = acc[i][j];
 }
 
-HT_INLINE void ht_tile_strip(const int pairs, const int vectors, float *c, int64_t ldc, ht_tile_left a,
+HT_INLINE void ht_tile_strip(const int pairs, const int vectors, const ht_tile_out *c, ht_tile_left a,
                              const ht_tile_right *b, int64_t m, int64_t depth) {
     int64_t i = 0;
-    for (; i + HT_KERNEL_ROWS <= m; i += HT_KERNEL_ROWS) {
-        ht_tile_left rows = {a.data + i * a.row, a.row, a.col};
-        ht_tile_kernel(pairs, HT_KERNEL_ROWS, vectors, c + i * ldc, ldc, rows, b, depth);
-    }
-    for (; i < m; i++) {
-        ht_tile_left row = {a.data + i * a.row, a.row, a.col};
-        ht_tile_kernel(pairs, 1, vectors, c + i * ldc, ldc, row, b, depth);
-    }
+    for (; i + HT_KERNEL_ROWS <= m; i += HT_KERNEL_ROWS)
+        ht_tile_kernel(pairs, HT_KERNEL_ROWS, vectors, c->data + i * c->stride, c, a.data + i * a.stride, a.stride, b,
+                       depth);
+    for (; i < m; i++)
+        ht_tile_kernel(pairs, 1, vectors, c->data + i * c->stride, c, a.data + i * a.stride, a.stride, b, depth);
 }
 
-/* C[m, 16 vectors] += A[m, depth] B, `vectors` at most HT_KERNEL_VECTORS, depth in units. */
-static inline void ht_tile_columns(int pairs, int vectors, float *c, int64_t ldc, ht_tile_left a,
+#ifdef __AMX_BF16__
+HT_INLINE void ht_tile_amx(const int grouped, ht_tile_mode mode, int64_t vectors, const ht_tile_out *c, ht_tile_left a,
+                           ht_amx_right right, int64_t m, int64_t depth) {
+#define BLOCK(tall, wide)                                                                                      \
+    ht_amx_block(tall, wide, grouped, c->fresh, c->data + i * c->stride + j * HT_LANES, c->stride,             \
+                 a.data + i * a.stride, a.stride, at, depth, mode.rows, mode.step)
+    for (int64_t i = 0; i < m; i += 2 * mode.rows)
+        for (int64_t j = 0; j < vectors; j += 2) {
+            int tall = i + mode.rows < m, wide = j + 1 < vectors;
+            ht_amx_right at = right;
+            const float *groups[HT_TILE_GROUPS];
+            if (!grouped) at.columns += j;
+            for (int64_t s = 0; grouped && s < depth / mode.step; s++)
+                groups[s] = right.groups[s] + j * HT_LANES;
+            if (grouped) at.groups = groups;
+            if (tall && wide)
+                BLOCK(1, 1);
+            else if (tall)
+                BLOCK(1, 0);
+            else if (wide)
+                BLOCK(0, 1);
+            else
+                BLOCK(0, 0);
+        }
+#undef BLOCK
+}
+#endif
+
+/* C[m, 16 vectors] (+)= A[m, depth] B, `vectors` at most HT_KERNEL_VECTORS, depth in units. */
+static inline void ht_tile_columns(ht_tile_mode mode, int vectors, const ht_tile_out *c, ht_tile_left a,
                                    const ht_tile_right *b, int64_t m, int64_t depth) {
+#ifdef __AMX_BF16__
+    if (mode.rows) {
+        ht_tile_amx(0, mode, vectors, c, a, (ht_amx_right){.columns = b->columns, .stride = b->stride}, m, depth);
+        return;
+    }
+#endif
 #define STRIP(n)                                                                                              \
     case n:                                                                                                   \
-        if (pairs)                                                                                            \
-            ht_tile_strip(1, n, c, ldc, a, b, m, depth);                                                      \
+        if (mode.pairs)                                                                                       \
+            ht_tile_strip(1, n, c, a, b, m, depth);                                                           \
         else                                                                                                  \
-            ht_tile_strip(0, n, c, ldc, a, b, m, depth);                                                      \
+            ht_tile_strip(0, n, c, a, b, m, depth);                                                           \
         break;
     switch (vectors) {
         STRIP(1)
@@ -176,8 +169,8 @@ static inline void ht_tile_columns(int pairs, int vectors, float *c, int64_t ldc
 #undef STRIP
 }
 
-/* C[m, n] += A[m, depth] B[depth, n]; B in rows of `ldb` units; n a multiple of 16 (C and B are padded that far). */
-static inline void ht_tile_product(int pairs, float *c, int64_t ldc, ht_tile_left a, const float *b, int64_t ldb,
+/* C[m, n] (+)= A[m, depth] B[depth, n]; B in rows of `ldb` units; n a multiple of 16 (C and B are padded that far). */
+static inline void ht_tile_product(ht_tile_mode mode, ht_tile_out c, ht_tile_left a, const float *b, int64_t ldb,
                                    int64_t m, int64_t n, int64_t depth) {
     for (int64_t j = 0; j < n; j += HT_KERNEL_VECTORS * HT_LANES) {
         int64_t left = (n - j) / HT_LANES;
@@ -185,8 +178,22 @@ static inline void ht_tile_product(int pairs, float *c, int64_t ldc, ht_tile_lef
         ht_tile_right right = {.stride = ldb};
         for (int v = 0; v < vectors; v++)
             right.columns[v] = b + j + v * HT_LANES;
-        ht_tile_columns(pairs, vectors, c + j, ldc, a, &right, m, depth);
+        ht_tile_columns(mode, vectors, &(ht_tile_out){c.data + j, c.stride, c.fresh}, a, &right, m, depth);
     }
+}
+
+/* C[m, n] += A[m, groups of `group` units] B, where rows of B lie in groups of `group` units, each at its own place: `count`
+ * groups, HT_TILE_GROUPS at most; on AMX `group` is the mode's step. */
+static inline void ht_tile_groups(ht_tile_mode mode, ht_tile_out c, ht_tile_left a, const float *const *groups, int64_t count,
+                                  int64_t group, int64_t ldb, int64_t m, int64_t n) {
+#ifdef __AMX_BF16__
+    if (mode.rows) {
+        ht_tile_amx(1, mode, n / HT_LANES, &c, a, (ht_amx_right){.groups = groups, .stride = ldb}, m, count * group);
+        return;
+    }
+#endif
+    for (int64_t g = 0; g < count; g++)
+        ht_tile_product(mode, c, (ht_tile_left){a.data + g * group, a.stride}, groups[g], ldb, m, n, group);
 }
 
 #endif
