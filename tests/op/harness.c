@@ -70,23 +70,6 @@ ht_backend *op_backend_open(int threads) {
     return be;
 }
 
-/* What the CUDA backend does not have yet. */
-static const char *const missing_on_cuda[] = {"attention_forward", "attention_backward", "attention_cached", NULL};
-
-int op_missing(const char *family) {
-    for (const char *const *name = missing_on_cuda; *name && wanted_kind() == HT_BACKEND_CUDA; name++)
-        if (strcmp(*name, family) == 0) return 1;
-    return 0;
-}
-
-void op_needs_models(void) {
-    for (size_t i = 0; i < op_family_count; i++) {
-        if (!op_missing(op_families[i].name)) continue;
-        fprintf(stderr, "skipped: the backend has no %s yet\n", op_families[i].name);
-        exit(77);
-    }
-}
-
 void op_run_begin(op_run *run, ht_backend *be, op_result *result) {
     run->be = be;
     run->result = result;

@@ -69,12 +69,6 @@ typedef struct op_run {
 /* Kind named by HALTER_TEST_BACKEND; exits 77 (skipped) when this build or machine has none. */
 ht_backend *op_backend_open(int threads);
 
-/* 1: the backend does not have this family's operation yet. The list is in harness.c; it must become empty. */
-int op_missing(const char *family);
-
-/* For programs that run whole models: exits 77 (skipped), naming it, when an operation of theirs is missing. */
-void op_needs_models(void);
-
 /* 0 when the backend refuses (HT_ERR_USAGE) to compute in `dtype`: asked once, of a product. Its cases are then
  * not run. */
 int op_backend_computes(ht_backend *be, ht_dtype dtype);

@@ -125,7 +125,6 @@ static void test_bf16__loss_curve_follows_f32(void **state) {
 }
 
 int main(void) {
-    op_needs_models();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bf16__loss_curve_follows_f32)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -165,7 +165,6 @@ static void test_decoding__bf16_bits_are_a_sequences_own(void **state) {
 }
 
 int main(void) {
-    op_needs_models();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_decoding__f32_bits_are_a_sequences_own),
         cmocka_unit_test(test_decoding__bf16_bits_are_a_sequences_own),

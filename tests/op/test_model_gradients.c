@@ -558,7 +558,6 @@ static int close_backend(void **state) {
 }
 
 int main(void) {
-    op_needs_models();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model__log_probabilities),
         cmocka_unit_test(test_model__gradients_of_the_lm_loss),

@@ -124,20 +124,15 @@ int main(void) {
     char(*names)[96] = calloc(count, sizeof *names);
     backend = op_backend_open(2);
     computes_bf16 = op_backend_computes(backend, HT_BF16);
-    size_t used = 0, missing = 0;
+    size_t used = 0;
     for (size_t i = 0; i < count; i++) {
         const op_family *family = &op_families[i / CHECKS];
         CMUnitTestFunction check = checks[i % CHECKS].run;
-        if (op_missing(family->name)) {
-            missing += i % CHECKS == 0;
-            continue;
-        }
         if (check == test_operations__same_bits_on_one_thread && !family->any_threads) continue;
         snprintf(names[i], sizeof names[i], "test_operations__%s_%s", family->name, checks[i % CHECKS].name);
         tests[used++] = (struct CMUnitTest){
             .name = names[i], .test_func = check, .initial_state = (void *)(uintptr_t)family};
     }
-    if (missing > 0) print_message("skipped: %d families that the backend does not have yet\n", (int)missing);
     int failed = _cmocka_run_group_tests("operations", tests, used, NULL, NULL);
     ht_backend_close(backend);
     free(names);

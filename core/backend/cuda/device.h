@@ -37,6 +37,7 @@ typedef __nv_bfloat16 ht_bf16;
 /* How W elements travel: in one access. */
 template <typename T, int W> struct ht_raw;
 template <> struct ht_raw<float, 1> { float bits; };
+template <> struct ht_raw<float, 2> { float2 bits; };
 template <> struct ht_raw<float, 4> { float4 bits; };
 template <> struct ht_raw<ht_bf16, 1> { ht_bf16 bits; };
 template <> struct ht_raw<ht_bf16, 4> { uint2 bits; };
@@ -48,6 +49,9 @@ template <int W, typename T> __device__ __forceinline__ ht_raw<T, W> ht_fetch(co
 
 __device__ __forceinline__ void ht_unpack(float (&v)[1], ht_raw<float, 1> raw) {
     v[0] = raw.bits;
+}
+__device__ __forceinline__ void ht_unpack(float (&v)[2], ht_raw<float, 2> raw) {
+    v[0] = raw.bits.x, v[1] = raw.bits.y;
 }
 __device__ __forceinline__ void ht_unpack(float (&v)[4], ht_raw<float, 4> raw) {
     v[0] = raw.bits.x, v[1] = raw.bits.y, v[2] = raw.bits.z, v[3] = raw.bits.w;
@@ -95,6 +99,9 @@ template <typename T, int W> __device__ __forceinline__ void ht_put(T *to, ht_ra
 }
 __device__ __forceinline__ void ht_store(float *to, const float (&v)[1]) {
     *to = v[0];
+}
+__device__ __forceinline__ void ht_store(float *to, const float (&v)[2]) {
+    __stwb(reinterpret_cast<float2 *>(to), make_float2(v[0], v[1]));
 }
 __device__ __forceinline__ void ht_store(float *to, const float (&v)[4]) {
     __stwb(reinterpret_cast<float4 *>(to), make_float4(v[0], v[1], v[2], v[3]));

@@ -1,6 +1,6 @@
 /*
- * mma.h: instructions of the tensor cores and of asynchronous copies, sm_80 and newer. The one place where they are
- * written; tests/gpu emulates them.
+ * mma.h: instructions of the tensor cores, of asynchronous copies and of powers, sm_80 and newer. The one place where they
+ * are written; tests/gpu emulates them.
  *
  * Fragments (PTX manual, "Matrix fragments for mma.m16n8k16"), of lane l with g = l / 4, t = l % 4; two bf16 a
  * register, the lower column (of A) or row (of B) in the low half:
@@ -44,13 +44,14 @@ __device__ __forceinline__ void ht_ldmatrix_trans(uint32_t (&r)[4], const void *
                  : "memory");
 }
 
-/* Begins to copy 16 bytes from global to shared memory: the first `bytes` (0 to 16) of them, zeros for the rest. Both
- * addresses are multiples of 16; with bytes 0 nothing is read. */
-__device__ __forceinline__ void ht_copy_async(void *to, const void *from, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :
-                 : "r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes)
-                 : "memory");
+/* Begins to copy SIZE bytes (8 or 16) from global to shared memory: the first `bytes` (0 to SIZE) of them, zeros for the
+ * rest. Both addresses are multiples of SIZE; with bytes 0 nothing is read. */
+template <int SIZE = 16> __device__ __forceinline__ void ht_copy_async(void *to, const void *from, int bytes) {
+    uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+    if constexpr (SIZE == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
 
 /* Closes a group of copies; the thread's copies since the last one are in it. */
@@ -61,6 +62,13 @@ __device__ __forceinline__ void ht_copy_commit(void) {
 /* Waits for this thread's groups but the last UNDER_WAY; other threads see their copies after a barrier. */
 template <int UNDER_WAY> __device__ __forceinline__ void ht_copy_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(UNDER_WAY) : "memory");
+}
+
+/* 2^x to 2^-22 of it; 0 where it is below 2^-126. */
+__device__ __forceinline__ float ht_exp2(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #endif

@@ -33,10 +33,10 @@ struct stack {
     char *memory; /* STACK_BYTES, above a guard page */
 };
 
-/* 16 bytes on their way to shared memory. */
+/* Bytes on their way to shared memory. */
 struct async_copy {
     unsigned char *to, bytes[16];
-    int group;
+    int size, group;
 };
 
 /* Why a fiber does not run, or READY (also: not begun). */
@@ -306,10 +306,10 @@ void ht_emulated_fail(const char *what, const char *file, int line) {
 
 /* --- asynchronous copies: done when they are waited for, so that a wait which is missing leaves NaN ----------- */
 
-void ht_emulated_copy_begin(void *to, const unsigned char bytes[16]) {
+void ht_emulated_copy_begin(void *to, const unsigned char *bytes, int size) {
     fiber *f = &m.fibers[(size_t)m.current];
-    async_copy copy = {(unsigned char *)to, {0}, f->groups};
-    memcpy(copy.bytes, bytes, sizeof copy.bytes);
+    async_copy copy = {(unsigned char *)to, {0}, size, f->groups};
+    memcpy(copy.bytes, bytes, (size_t)size);
     f->copies.push_back(copy);
 }
 
@@ -322,7 +322,7 @@ void ht_emulated_copy_wait(int under_way) {
     size_t kept = 0;
     for (const async_copy &copy : f->copies) {
         if (copy.group < f->groups - under_way)
-            memcpy(copy.to, copy.bytes, sizeof copy.bytes);
+            memcpy(copy.to, copy.bytes, (size_t)copy.size);
         else
             f->copies[kept++] = copy;
     }

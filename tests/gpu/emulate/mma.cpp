@@ -71,11 +71,11 @@ void ht_ldmatrix_trans(uint32_t (&r)[4], const void *row, const char *file, int 
 }
 
 /* Both sides are touched here, where a sanitizer sees it; NaN until the copy is waited for. */
-void ht_copy_async(void *to, const void *from, int bytes, const char *file, int line) {
-    if (((uintptr_t)to | (uintptr_t)from) % 16)
-        ht_emulated_fail("cp.async: an address is not a multiple of 16", file, line);
-    unsigned char sixteen[16] = {0};
-    memcpy(sixteen, from, (size_t)bytes);
-    memset(to, 0xff, sizeof sixteen);
-    ht_emulated_copy_begin(to, sixteen);
+void ht_emulated_copy(void *to, const void *from, int bytes, int size, const char *file, int line) {
+    if (((uintptr_t)to | (uintptr_t)from) % (unsigned)size)
+        ht_emulated_fail("cp.async: an address is not a multiple of the size", file, line);
+    unsigned char all[16] = {0};
+    memcpy(all, from, (size_t)bytes);
+    memset(to, 0xff, (size_t)size);
+    ht_emulated_copy_begin(to, all, size);
 }

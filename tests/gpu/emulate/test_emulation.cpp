@@ -179,9 +179,9 @@ static void test_emulation__fragments_make_a_product(void **state) {
     cudaFreeHost(db_rows);
 }
 
-/* Two groups; with one of them under way only the first has come. */
+/* Two groups; with one of them under way only the first has come. Then 8 bytes, 4 of them zeros. */
 static __global__ void fetch(float *out, const float *from) {
-    HT_SHARED(float, tile, [8]);
+    HT_SHARED(float, tile, [12]);
     ht_copy_async(tile, from, 16);
     ht_copy_commit();
     ht_copy_async(tile + 4, from + 4, 16);
@@ -191,14 +191,21 @@ static __global__ void fetch(float *out, const float *from) {
     out[1] = tile[4];
     ht_copy_wait<0>();
     out[2] = tile[4];
+    tile[10] = 9;
+    ht_copy_async<8>(tile + 8, from + 6, 4);
+    ht_copy_commit();
+    ht_copy_wait<0>();
+    for (int i = 0; i < 3; i++)
+        out[3 + i] = tile[8 + i];
 }
 
 static void test_emulation__a_copy_comes_when_it_is_waited_for(void **state) {
     (void)state;
     const float values[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-    float *from = pinned(8, values), *out = pinned<float>(3, NULL);
+    float *from = pinned(8, values), *out = pinned<float>(6, NULL);
     HT_LAUNCH(fetch, dim3(1), dim3(1), 0, NULL, out, from);
     assert_true(out[0] == 1 && isnan(out[1]) && out[2] == 5);
+    assert_true(out[3] == 7 && out[4] == 0 && out[5] == 9);
     cudaFreeHost(from);
     cudaFreeHost(out);
 }

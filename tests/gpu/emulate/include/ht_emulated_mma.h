@@ -11,17 +11,23 @@ void ht_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], HT_HE
 void ht_ldmatrix(uint32_t (&r)[4], const void *row, HT_HERE);
 void ht_ldmatrix_trans(uint32_t (&r)[4], const void *row, HT_HERE);
 
-void ht_copy_async(void *to, const void *from, int bytes, HT_HERE);
-
-void ht_emulated_copy_begin(void *to, const unsigned char bytes[16]);
+void ht_emulated_copy(void *to, const void *from, int bytes, int size, const char *file, int line);
+void ht_emulated_copy_begin(void *to, const unsigned char *bytes, int size);
 void ht_emulated_copy_commit(void);
 void ht_emulated_copy_wait(int under_way);
 
+template <int SIZE = 16> void ht_copy_async(void *to, const void *from, int bytes, HT_HERE) {
+    ht_emulated_copy(to, from, bytes, SIZE, file, line);
+}
 static inline void ht_copy_commit(void) {
     ht_emulated_copy_commit();
 }
 template <int UNDER_WAY> void ht_copy_wait(void) {
     ht_emulated_copy_wait(UNDER_WAY);
+}
+
+static inline float ht_exp2(float x) {
+    return x < -126 ? 0 : exp2f(x);
 }
 
 #endif

@@ -1,0 +1,333 @@
+/*
+ * attention.h: what the attention kernels share: how work is cut, tiles in shared memory, and a warp's products on tensor
+ * cores.
+ *
+ * The query heads that share a key/value head are further rows of one matrix: row r of a sequence is token r / group, head
+ * r % group of the group. So keys and values are read once for all of them, and every kernel is one of single heads.
+ */
+#ifndef HT_BACKEND_CUDA_ATTENTION_H
+#define HT_BACKEND_CUDA_ATTENTION_H
+
+#include "core/backend/cuda/mma.h"
+
+#define HT_LOG2E 1.4426950408889634
+
+/* --- work ------------------------------------------------------------------------------------------------- */
+
+/* A packed batch as kernels see it. */
+struct ht_packed_batch {
+    const int32_t *seq_start; /* [sequences + 1] */
+    int sequences;
+};
+
+/* A block of rows of one sequence. */
+struct ht_work {
+    int64_t start; /* the sequence's first token */
+    int sequence, length;
+    int first; /* row */
+};
+
+/*
+ * Cuts every sequence into blocks of `block_rows` rows, where a token makes `rows_a_token`. Sequence s begins at the
+ * launch's block  seq_start[s] * rows_a_token / block_rows + s : known from seq_start alone, never too few, and at most
+ * one too many. false: block `block` is one of these. All lanes of a warp together.
+ */
+__device__ __forceinline__ bool ht_find_work(ht_work *w, ht_packed_batch batch, int rows_a_token, int block_rows,
+                                             int64_t block) {
+    int lane = (int)threadIdx.x % 32, low = 0, high = batch.sequences;
+    int64_t before = 0; /* blocks before sequence `low` */
+    while (high - low > 1) {
+        int step = (high - low + 31) / 32, at = low + lane * step;
+        int64_t base = at < high ? (int64_t)batch.seq_start[at] * rows_a_token / block_rows + at : INT64_MAX;
+        int last = __popc(__ballot_sync(HT_ALL_LANES, base <= block)) - 1; /* lane 0 always is */
+        before = __shfl_sync(HT_ALL_LANES, base, last);
+        low += last * step;
+        high = low + step < high ? low + step : high;
+    }
+    w->sequence = low;
+    w->start = batch.seq_start[low];
+    w->length = (int)(batch.seq_start[low + 1] - w->start);
+    int64_t first = (block - before) * block_rows;
+    w->first = (int)first;
+    return first < (int64_t)w->length * rows_a_token;
+}
+
+/* So many blocks has that launch. */
+static inline unsigned ht_work_blocks(int64_t tokens, int64_t sequences, int64_t rows_a_token, int64_t block_rows) {
+    return (unsigned)(tokens * rows_a_token / block_rows + sequences);
+}
+
+/* The rows of a sequence and key/value head in a [T, heads * width] tensor. */
+template <typename T> struct ht_head_rows {
+    T *data; /* row 0 */
+    int64_t stride;
+    int group, width;
+    __device__ __forceinline__ T *at(int row) const {
+        return data + row / group * stride + row % group * width;
+    }
+};
+
+/* Of the columns that belong to key/value head `kv_head`. */
+template <typename T>
+__device__ __forceinline__ ht_head_rows<T> ht_rows_of(T *tensor, int64_t stride, int64_t token, int kv_head, int group,
+                                                      int width) {
+    return {tensor + token * stride + (int64_t)kv_head * group * width, stride, group, width};
+}
+
+/* --- the paged cache ---------------------------------------------------------------------------------------- */
+
+/* Where the cache has things: block b holds [kv_heads, block_size, width], so that the positions of a head follow on each
+ * other; `blocks` is one sequence's row of the block tables. */
+template <typename T> struct ht_page_rows {
+    T *data;
+    int kv_heads, block_size, width;
+    __device__ __forceinline__ T *at(const int32_t *blocks, int kv_head, unsigned position) const {
+        unsigned size = (unsigned)block_size;
+        int64_t block = blocks[position / size];
+        return data + ((block * kv_heads + kv_head) * size + position % size) * width;
+    }
+};
+
+/* New rows over their caches. */
+struct ht_cached_batch {
+    ht_packed_batch rows;
+    const int32_t *past, *block_tables;
+    int64_t max_blocks;
+};
+
+/* --- tiles of bf16 rows of D elements in shared memory ------------------------------------------------------ */
+
+/* Chunk `chunk` (8 elements) of row `row`. The chunks of a row are permuted by its number, so that eight rows' chunks of
+ * one column lie in different banks. */
+template <int D> __device__ __forceinline__ ht_bf16 *ht_spot(ht_bf16 *tile, unsigned row, unsigned chunk) {
+    return tile + row * D + (chunk ^ row % 8) * 8;
+}
+
+/* Begins to bring ROWS rows: from(row) is where one lies, a multiple of 16 bytes, NULL: zeros. All THREADS threads. */
+template <int ROWS, int D, int THREADS, typename F>
+__device__ __forceinline__ void ht_bring(ht_bf16 *tile, const void *anywhere, F from) {
+    constexpr int CHUNKS = D / 8;
+#pragma unroll
+    for (int i = 0; i < ROWS * CHUNKS; i += THREADS) {
+        unsigned at = i + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS;
+        const ht_bf16 *source = from((int)row);
+        const void *begin = source ? (const void *)(source + chunk * 8) : anywhere;
+        ht_copy_async(ht_spot<D>(tile, row, chunk), begin, source ? 16 : 0);
+    }
+}
+
+/* Writes 16 MT rows of a warp's sums, times scale[i][h] for row 16 i + 8 h + lane / 4, rounded, to where to(row) points
+ * (NULL: nowhere), in packs of 16 bytes where those are aligned. They go by way of as many rows of a tile that nobody else
+ * uses any more. */
+template <int MT, int D, typename F>
+__device__ __forceinline__ void ht_write_rows(ht_bf16 *tile, const float (&v)[MT][D / 8][4], const float (&scale)[MT][2],
+                                              bool aligned, F to) {
+    unsigned lane = threadIdx.x % 32;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+#pragma unroll
+            for (int j = 0; j < D / 8; j++) {
+                uint32_t pair = ht_pair(v[i][j][2 * h] * scale[i][h], v[i][j][2 * h + 1] * scale[i][h]);
+                ht_bf16 *chunk = ht_spot<D>(tile, i * 16 + h * 8 + lane / 4, j);
+                reinterpret_cast<uint32_t *>(chunk)[lane % 4] = pair;
+            }
+    __syncwarp();
+    for (unsigned at = lane; at < 16 * MT * D / 8; at += 32) {
+        unsigned row = at / (D / 8), chunk = at % (D / 8);
+        const ht_bf16 *from = ht_spot<D>(tile, row, chunk);
+        ht_bf16 *target = to((int)row);
+        if (!target) continue;
+        if (aligned)
+            ht_put(target + chunk * 8, ht_fetch<8>(from));
+        else
+            for (int e = 0; e < 8; e++)
+                target[chunk * 8 + e] = from[e];
+    }
+}
+
+/* --- a warp's products (fragments: mma.h) ------------------------------------------------------------------- */
+
+/*
+ * A lane's part of an ldmatrix of 16 rows and columns: `row` of the 16, chunk `half` of the two, at chunks 0 and 1 of a tile.
+ * At chunks 2 k and 2 k + 1 it lies at the place with the bits of 32 k turned: one register serves a whole tile.
+ */
+template <int D> __device__ __forceinline__ unsigned ht_place(unsigned row, unsigned half) {
+    return row * D * 2 + (half ^ row % 8) * 16;
+}
+__device__ __forceinline__ const void *ht_at(const ht_bf16 *tile, unsigned place, int k) {
+    return reinterpret_cast<const char *>(tile) + (place ^ (unsigned)k * 32);
+}
+
+/* sums[i] += a b^T: 16 MT rows of tile a, 8 NT rows of tile b. */
+template <int MT, int NT, int D>
+__device__ __forceinline__ void ht_rows_by_rows(float (&sums)[MT][NT][4], const ht_bf16 *a, const ht_bf16 *b) {
+    unsigned lane = threadIdx.x % 32;
+    /* matrices of a: rows 0..7, 8..15, then the same of the next 8 columns; of b: columns first */
+    unsigned a_place = ht_place<D>(lane % 16, lane / 16), b_place = ht_place<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+#pragma unroll
+    for (int k = 0; k < D / 16; k++) {
+        uint32_t left[MT][4];
+#pragma unroll
+        for (int i = 0; i < MT; i++)
+            ht_ldmatrix(left[i], ht_at(a + i * 16 * D, a_place, k));
+#pragma unroll
+        for (int j = 0; j < NT / 2; j++) {
+            uint32_t right[4];
+            ht_ldmatrix(right, ht_at(b + j * 16 * D, b_place, k));
+            const uint32_t first[2] = {right[0], right[1]}, second[2] = {right[2], right[3]};
+#pragma unroll
+            for (int i = 0; i < MT; i++) {
+                ht_mma(sums[i][2 * j], left[i], first);
+                ht_mma(sums[i][2 * j + 1], left[i], second);
+            }
+        }
+    }
+}
+
+/* What a product has left, [16 MT, 8 NT], rounded to bf16, as the left side of the next. */
+template <int MT, int NT> struct ht_left {
+    uint32_t a[MT][NT / 2][4];
+};
+template <int MT, int NT> __device__ __forceinline__ ht_left<MT, NT> ht_as_left(const float (&w)[MT][NT][4]) {
+    ht_left<MT, NT> left;
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                left.a[i][j / 2][j % 2 * 2 + h] = ht_pair(w[i][j][2 * h], w[i][j][2 * h + 1]);
+    return left;
+}
+
+/* sums[i] += left b: by the 8 NT rows of tile b. */
+template <int MT, int NT, int D>
+__device__ __forceinline__ void ht_left_by_rows(float (&sums)[MT][D / 8][4], const ht_left<MT, NT> &left,
+                                                const ht_bf16 *b) {
+    unsigned lane = threadIdx.x % 32;
+    unsigned place = ht_place<D>(lane % 16, lane / 16); /* matrices: rows 0..7, 8..15, then the next 8 columns */
+#pragma unroll
+    for (int k = 0; k < NT / 2; k++) {
+#pragma unroll
+        for (int j = 0; j < D / 16; j++) {
+            uint32_t right[4];
+            ht_ldmatrix_trans(right, ht_at(b + k * 16 * D, place, j));
+            const uint32_t first[2] = {right[0], right[1]}, second[2] = {right[2], right[3]};
+#pragma unroll
+            for (int i = 0; i < MT; i++) {
+                ht_mma(sums[i][2 * j], left.a[i][k], first);
+                ht_mma(sums[i][2 * j + 1], left.a[i][k], second);
+            }
+        }
+    }
+}
+
+/* --- softmax over tiles of keys ----------------------------------------------------------------------------- */
+
+/* Of a warp's rows 16 i + 8 h + lane / 4: the largest score so far, and this lane's part of the sum of the weights. */
+template <int MT> struct ht_softmax {
+    float largest[MT][2], mass[MT][2];
+};
+
+template <int MT> __device__ __forceinline__ void ht_softmax_begin(ht_softmax<MT> &state) {
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            state.largest[i][h] = -INFINITY, state.mass[i][h] = 0;
+}
+
+/* Scores of keys from `key` on that a row does not see become -infinity; visible[i][h]: how many it sees. */
+template <int MT, int NT>
+__device__ __forceinline__ void ht_mask(float (&s)[MT][NT][4], const int (&visible)[MT][2], int key) {
+    int first = key + (int)threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (first + j * 8 + e % 2 >= visible[i][e / 2]) s[i][j][e] = -INFINITY;
+}
+
+/* What scores are taken relative to: the largest; 0 for a row that has seen no key yet, all of whose weights are 0. */
+__device__ __forceinline__ float ht_relative_to(float largest) {
+    return largest == -INFINITY ? 0 : largest;
+}
+
+/* Scores become weights 2^(scale (score - largest)); what the tiles before gave is brought to the new largest score. */
+template <int MT, int NT, int DT>
+__device__ __forceinline__ void ht_soften(float (&s)[MT][NT][4], float (&out)[MT][DT][4], ht_softmax<MT> &state,
+                                          float scale) {
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float largest = state.largest[i][h], sum = 0;
+#pragma unroll
+            for (int j = 0; j < NT; j++)
+                largest = fmaxf(largest, fmaxf(s[i][j][2 * h], s[i][j][2 * h + 1]));
+            largest = fmaxf(largest, __shfl_xor_sync(HT_ALL_LANES, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(HT_ALL_LANES, largest, 2));
+            float base = ht_relative_to(largest), factor = ht_exp2((state.largest[i][h] - base) * scale);
+#pragma unroll
+            for (int j = 0; j < NT; j++)
+#pragma unroll
+                for (int e = 2 * h; e < 2 * h + 2; e++) {
+                    s[i][j][e] = ht_exp2(fmaf(s[i][j][e], scale, -base * scale));
+                    sum += s[i][j][e];
+                }
+            state.largest[i][h] = largest;
+            state.mass[i][h] = fmaf(state.mass[i][h], factor, sum);
+#pragma unroll
+            for (int j = 0; j < DT; j++)
+                out[i][j][2 * h] *= factor, out[i][j][2 * h + 1] *= factor;
+        }
+}
+
+/* The whole row's mass, in every lane of it. */
+template <int MT> __device__ __forceinline__ void ht_softmax_end(ht_softmax<MT> &state) {
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            state.mass[i][h] += __shfl_xor_sync(HT_ALL_LANES, state.mass[i][h], 1);
+            state.mass[i][h] += __shfl_xor_sync(HT_ALL_LANES, state.mass[i][h], 2);
+        }
+}
+
+/* --- the host's side ---------------------------------------------------------------------------------------- */
+
+/* 1: heads of this width and dtype go to the tensor cores, if their tensors are aligned. */
+static inline int ht_tensor_cores(ht_dtype dtype, int64_t head_dim) {
+    return dtype == HT_BF16 && (head_dim == 64 || head_dim == 128);
+}
+
+/* What turns scores into exponents of 2. */
+static inline float ht_exponent_scale(int64_t head_dim) {
+    return (float)(HT_LOG2E / sqrt((double)head_dim));
+}
+
+/* HT_ERR_USAGE where a sequence has more rows than kernels count. */
+ht_status ht_cuda_check_rows(const char *op, const int32_t *seq_start, int64_t sequences, int64_t group, ht_error *err);
+
+/* What the backward pass needs of a row and head besides its inputs. */
+struct alignas(8) ht_row_statistics {
+    float exponent; /* log-sum-exp as an exponent of 2 */
+    float delta;    /* sum of dout * out */
+};
+
+/* The same operations in plain arithmetic, for every dtype, width and alignment (attention_plain.cu, and its backward
+ * pass in attention_plain_backward.cu). */
+ht_status ht_cuda_plain_forward(ht_backend *, ht_tensor *, float *, const ht_tensor *, const ht_tensor *,
+                                const ht_tensor *, const ht_attention_shape *, ht_error *);
+ht_status ht_cuda_plain_backward(ht_backend *, const ht_attention_backward_args *, const ht_row_statistics *,
+                                 const ht_attention_shape *, ht_error *);
+/* The new keys and values are in the pages already. */
+ht_status ht_cuda_plain_cached(ht_backend *, ht_tensor *, const ht_tensor *, const ht_kv_pages *,
+                               const ht_cached_shape *, ht_error *);
+
+#endif
