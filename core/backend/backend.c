@@ -12,9 +12,13 @@
 const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
 const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
 
-/* AUTO is the CPU until the CUDA backend has attention: a program that nobody asked to use the GPU must not fail there. */
+/* AUTO: a GPU where there is one; one that does not work is an error. */
 static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int threads, ht_error *err) {
-    return kind == HT_BACKEND_CUDA ? ht_cuda_open(be, err) : ht_cpu_open(be, threads, err);
+    if (kind == HT_BACKEND_CPU) return ht_cpu_open(be, threads, err);
+    ht_error gpu = HT_ERROR_INIT;
+    ht_status status = ht_cuda_open(be, &gpu);
+    if (status == HT_ERR_USAGE && kind == HT_BACKEND_AUTO) return ht_cpu_open(be, threads, err);
+    return status == HT_OK ? HT_OK : ht_fail(err, status, "%s", gpu.message);
 }
 
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err) {

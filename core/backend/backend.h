@@ -33,8 +33,8 @@ typedef enum ht_backend_kind { HT_BACKEND_AUTO, HT_BACKEND_CPU, HT_BACKEND_CUDA 
 /* NULL-terminated names in the order of ht_backend_kind, for option tables: "auto", "cpu", "cuda". */
 extern const char *const ht_backend_names[];
 
-/* threads 0: one a core. HT_ERR_USAGE when threads is below 0, or the kind is not built in or there is no such device. AUTO takes the
- * CPU as long as the CUDA backend has no attention. */
+/* threads 0: one a core. HT_ERR_USAGE when threads is below 0, or the kind is not built in or there is no such device. AUTO takes
+ * CUDA where it is built in and there is a device, else the CPU. */
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err);
 void ht_backend_close(ht_backend *be);
 const char *ht_backend_name(const ht_backend *be);

@@ -184,6 +184,56 @@ static void test_cuda__embedding_gradient_in_the_order_of_tokens(void **state) {
     free(dy);
 }
 
+/* --- attention -------------------------------------------------------------------------------------------- */
+
+/* A packed batch of three sequences; q, k and v lie beside each other, as the model has them, and so do their gradients. */
+typedef struct attention_heads {
+    int64_t heads, kv_heads, width;
+    int32_t lengths[3];
+} attention_heads;
+
+static void run_attention(op_run *run, const void *shape) {
+    const attention_heads *h = shape;
+    int64_t wide = h->heads * h->width, narrow = h->kv_heads * h->width;
+    int32_t start[4] = {0};
+    for (int i = 0; i < 3; i++)
+        start[i + 1] = start[i] + h->lengths[i];
+    int64_t T = start[3];
+    ht_tensor qkv = normal(run, run->dtype, T, wide + 2 * narrow), gradients = normal(run, run->dtype, T, qkv.cols);
+    ht_tensor q = ht_tensor_columns(qkv, 0, wide), dq = ht_tensor_columns(gradients, 0, wide);
+    ht_tensor k = ht_tensor_columns(qkv, wide, narrow), dk = ht_tensor_columns(gradients, wide, narrow);
+    ht_tensor v = ht_tensor_columns(qkv, wide + narrow, narrow);
+    ht_tensor dv = ht_tensor_columns(gradients, wide + narrow, narrow);
+    ht_tensor out = normal(run, run->dtype, T, wide), dout = normal(run, run->dtype, T, wide);
+    float *lse = op_floats(run, T * h->heads, NULL);
+    const ht_attention_shape packed = {.heads = h->heads,
+                                       .kv_heads = h->kv_heads,
+                                       .head_dim = h->width,
+                                       .sequences = 3,
+                                       .seq_start = op_ids(run, start, 4),
+                                       .seq_start_host = start};
+    const ht_attention_backward_args args = {
+        .dq = &dq, .dk = &dk, .dv = &dv, .dout = &dout, .q = &q, .k = &k, .v = &v, .out = &out, .lse = lse};
+    op_check(run, ht_attention_forward(run->be, &out, lse, &q, &k, &v, &packed, &run->err));
+    op_check(run, ht_attention_backward(run->be, &args, &packed, &run->err));
+    double n = 2 * SUM_ROUNDINGS(h->width + T);
+    output(run, "out", &out, n, 3);
+    op_output_floats(run, "lse", lse, T, h->heads, op_zeros(T * h->heads), (op_tolerance){n, 0, 1});
+    output(run, "dq", &dq, n, 4);
+    output(run, "dk", &dk, n, 4);
+    output(run, "dv", &dv, n, 4);
+}
+
+static void test_cuda__attention_on_views_of_one_buffer(void **state) {
+    (void)state;
+    static const attention_heads shapes[] = {
+        {2, 2, 64, {1, 129, 200}},  {4, 1, 128, {16, 17, 100}}, {8, 1, 64, {15, 64, 127}},
+        {2, 1, 128, {63, 130, 65}}, {6, 2, 96, {40, 1, 33}},    {2, 1, 320, {5, 34, 2}},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        compare(run_attention, &shapes[i], 1);
+}
+
 /* --- token losses of rows that do not fit shared memory ---------------------------------------------------- */
 
 static void run_long_loss(op_run *run, const void *shape) {
@@ -347,6 +397,15 @@ static void test_cuda__long_and_short_copies(void **state) {
     free(host);
 }
 
+static void test_cuda__auto_takes_it(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    ht_backend *chosen = NULL;
+    assert_int_equal(ht_backend_open(&chosen, HT_BACKEND_AUTO, 1, &err), HT_OK);
+    assert_string_equal(ht_backend_name(chosen), "cuda");
+    ht_backend_close(chosen);
+}
+
 static int open_backends(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
@@ -368,11 +427,13 @@ int main(void) {
         cmocka_unit_test(test_cuda__norm_of_long_rows),
         cmocka_unit_test(test_cuda__sum_of_squares_of_more_than_its_grid),
         cmocka_unit_test(test_cuda__embedding_gradient_in_the_order_of_tokens),
+        cmocka_unit_test(test_cuda__attention_on_views_of_one_buffer),
         cmocka_unit_test(test_cuda__token_loss_of_long_rows),
         cmocka_unit_test(test_cuda__decoded_rows_do_not_depend_on_their_company),
         cmocka_unit_test(test_cuda__samples_are_the_cpus),
         cmocka_unit_test(test_cuda__logits_that_are_not_finite_are_refused),
         cmocka_unit_test(test_cuda__long_and_short_copies),
+        cmocka_unit_test(test_cuda__auto_takes_it),
     };
     return cmocka_run_group_tests(tests, open_backends, close_backends);
 }

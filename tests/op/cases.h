@@ -70,12 +70,17 @@ typedef struct op_attention_case {
     { 1, (n)-1, 0, (n) } /* one long one */
 #define OP_CUT_MIXED                                                                                         \
     { 5, 0, 29, 63 } /* 1, 30, 59, 25, 54 */
+#define OP_CUT_AROUND(n)                                                                                     \
+    { 3, (n)-2, 1, 1000 } /* n - 1, n, n + 1 */
 
 static const op_attention_case op_attention_cases[] = {
     {1, 1, 16, OP_CUT_ONE},       {2, 1, 2, OP_CUT_SHORT},      {4, 4, 16, OP_CUT_SHORT},
     {4, 2, 32, OP_CUT_MIXED},     {8, 2, 64, OP_CUT_SHORT},     {8, 1, 16, OP_CUT_MIXED},
     {2, 2, 128, OP_CUT_MIXED},    {8, 8, 48, OP_CUT_LONG(63)},  {4, 1, 64, OP_CUT_LONG(64)},
     {2, 1, 128, OP_CUT_LONG(65)}, {2, 2, 32, OP_CUT_LONG(301)}, {4, 2, 128, OP_CUT_LONG(130)},
+    {2, 2, 64, OP_CUT_AROUND(16)}, {2, 1, 160, OP_CUT_SHORT},   {4, 1, 128, OP_CUT_AROUND(64)},
+    {4, 2, 64, OP_CUT_AROUND(32)}, {8, 1, 64, OP_CUT_AROUND(128)}, {3, 1, 128, OP_CUT_MIXED},
+    {2, 2, 128, OP_CUT_AROUND(128)},
 };
 
 /* New rows over a cache, of sequences that have different numbers of positions behind them. */
@@ -91,6 +96,10 @@ static const op_cached_case op_cached_cases[] = {
     {8, 1, 10, 48, {6, 4, 0, 5}, {6, 2, 31, 90}},  /* checking proposals of five; heads of no whole vectors */
     {8, 8, 48, 16, {9, 0, 5, 11}, {9, 0, 17, 40}}, /* prefill and decoding mixed */
     {4, 1, 128, 32, {3, 1, 0, 2}, {3, 0, 63, 200}},
+    {8, 1, 64, 16, {5, 0, 1, 1000}, {5, 119, 3, 1000}},   /* proposals across a chunk's end, and a block's */
+    {4, 4, 128, 32, {3, 62, 1, 1000}, {3, 63, 64, 1000}}, /* 63, 64, 65 rows */
+    {8, 2, 64, 16, {4, 0, 40, 100}, {4, 250, 1, 1000}},   /* a row, and dozens, over long pasts */
+    {2, 1, 128, 48, {3, 0, 0, 1}, {3, 127, 128, 1000}},   /* decoding at the ends of chunks */
 };
 
 typedef struct op_loss_case {

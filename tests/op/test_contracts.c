@@ -276,6 +276,96 @@ static void test_contracts__rms_norm_rows_stand_alone(void **state) {
     op_run_end(&run);
 }
 
+/* Heads, and how many positions a sequence of them gets; its blocks lie scattered, and behind them those of its company. */
+typedef struct cached_heads {
+    int64_t heads, kv_heads, width;
+} cached_heads;
+enum { CACHED = 300, CACHE_BLOCK = 16, CACHE_BLOCKS = 64, CACHE_TABLE = (CACHED + CACHE_BLOCK - 1) / CACHE_BLOCK };
+
+/* One call: rows [past, past + rows) of the sequence, and beside it `company` rows of another one that begins. */
+static ht_tensor attend_cached(op_run *run, const cached_heads *h, const ht_tensor qkv[3], ht_kv_pages *pages,
+                               int32_t past, int32_t rows, int32_t company) {
+    const int32_t start[] = {0, company, company + rows}, pasts[] = {0, past};
+    int32_t tables[2 * CACHE_TABLE];
+    for (int32_t i = 0; i < 2 * CACHE_TABLE; i++)
+        tables[i] = (i * 7 + 3) % CACHE_BLOCKS;
+    const ht_cached_shape shape = {.heads = h->heads,
+                                   .kv_heads = h->kv_heads,
+                                   .head_dim = h->width,
+                                   .sequences = 2,
+                                   .max_blocks = CACHE_TABLE,
+                                   .seq_start = op_ids(run, start, 3),
+                                   .past = op_ids(run, pasts, 2),
+                                   .block_tables = op_ids(run, tables, 2 * CACHE_TABLE),
+                                   .seq_start_host = start,
+                                   .past_host = pasts,
+                                   .block_tables_host = tables};
+    ht_tensor now[4]; /* q, k, v, out */
+    for (int i = 0; i < 4; i++) {
+        now[i] = op_tensor(run, run->dtype, company + rows, qkv[i % 3].cols, NULL);
+        ht_tensor others = ht_tensor_rows(now[i], 0, company), own = ht_tensor_rows(now[i], company, rows);
+        ht_tensor first = ht_tensor_rows(qkv[i % 3], 0, company), next = ht_tensor_rows(qkv[i % 3], past, rows);
+        if (i < 3) {
+            op_check(run, ht_copy(backend, &others, &first, &run->err));
+            op_check(run, ht_copy(backend, &own, &next, &run->err));
+        }
+    }
+    op_check(run, ht_attention_cached(backend, &now[3], &now[0], &now[1], &now[2], pages, &shape, &run->err));
+    return ht_tensor_rows(now[3], company, rows);
+}
+
+/* The bits of all positions' results when the sequence comes in pieces of cut[0], cut[1], and so on in turn. */
+static unsigned char *attend_in_pieces(ht_dtype dtype, const cached_heads *h, const int32_t cut[2], int32_t company) {
+    op_result result;
+    op_run run = {.dtype = dtype, .seed = 6};
+    op_run_begin(&run, backend, &result);
+    ht_tensor qkv[3];
+    for (int i = 0; i < 3; i++) {
+        int64_t cols = (i ? h->kv_heads : h->heads) * h->width;
+        double *values = op_normal(&run, dtype, CACHED * cols, 1);
+        qkv[i] = op_tensor(&run, dtype, CACHED, cols, values);
+        free(values);
+    }
+    double *used = op_zeros(CACHE_BLOCKS * CACHE_BLOCK * qkv[1].cols);
+    ht_kv_pages pages = {op_tensor(&run, dtype, CACHE_BLOCKS * CACHE_BLOCK, qkv[1].cols, used),
+                         op_tensor(&run, dtype, CACHE_BLOCKS * CACHE_BLOCK, qkv[1].cols, used), CACHE_BLOCK};
+    size_t row = (size_t)qkv[0].cols * ht_dtype_size(dtype);
+    unsigned char *bits = calloc(CACHED, row);
+    for (int32_t past = 0, turn = 0; past < CACHED; turn ^= 1) {
+        int32_t rows = cut[turn] < CACHED - past ? cut[turn] : CACHED - past;
+        ht_tensor out = attend_cached(&run, h, qkv, &pages, past, rows, company);
+        op_check(&run, ht_download(backend, bits + (size_t)past * row, out.data, (size_t)rows * row, &run.err));
+        past += rows;
+    }
+    free(used);
+    op_run_end(&run);
+    return bits;
+}
+
+/* A cached row's bits depend neither on how its sequence was cut into calls nor on what else is in them. */
+static void test_contracts__cached_rows_stand_alone(void **state) {
+    (void)state;
+    static const cached_heads heads[] = {{4, 2, 20}, {4, 1, 64}, {2, 2, 128}, {8, 1, 128}};
+    static const struct {
+        int32_t cut[2], company;
+    } others[] = {{{1, 1}, 0}, {{127, 1}, 3}, {{5, 2}, 1}, {{17, 40}, 90}, {{130, 3}, 20}};
+    const ht_dtype dtypes[] = {HT_F32, HT_BF16};
+    for (size_t d = 0; d < (op_backend_computes(backend, HT_BF16) ? 2 : 1); d++) {
+        for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+            size_t bytes = (size_t)(CACHED * heads[i].heads * heads[i].width) * ht_dtype_size(dtypes[d]);
+            unsigned char *whole = attend_in_pieces(dtypes[d], &heads[i], (const int32_t[]){CACHED, 1}, 0);
+            for (size_t c = 0; c < sizeof others / sizeof *others; c++) {
+                unsigned char *pieces = attend_in_pieces(dtypes[d], &heads[i], others[c].cut, others[c].company);
+                if (memcmp(whole, pieces, bytes) != 0)
+                    fail_msg("%s, heads of %d: bits differ in pieces of %d and %d", ht_dtype_torch_name(dtypes[d]),
+                             (int)heads[i].width, (int)others[c].cut[0], (int)others[c].cut[1]);
+                free(pieces);
+            }
+            free(whole);
+        }
+    }
+}
+
 static void test_contracts__memory(void **state) {
     (void)state;
     enum { N = 1000 };
@@ -346,6 +436,7 @@ int main(void) {
         cmocka_unit_test(test_contracts__losses_refuse),
         cmocka_unit_test(test_contracts__unknown_backend_is_refused),
         cmocka_unit_test(test_contracts__rms_norm_rows_stand_alone),
+        cmocka_unit_test(test_contracts__cached_rows_stand_alone),
         cmocka_unit_test(test_contracts__memory),
         cmocka_unit_test(test_contracts__comparison_can_fail),
     };
