@@ -2,8 +2,8 @@
  * attention.h: what the attention kernels share: how work is cut, tiles in shared memory, and a warp's products on tensor
  * cores.
  *
- * The query heads that share a key/value head are further rows of one matrix: row r of a sequence is token r / group, head
- * r % group of the group. So keys and values are read once for all of them, and every kernel is one of single heads.
+ * The query heads that share a key/value head are further rows of one matrix: row r of a sequence is token r / group,
+ * head r % group of the group. So keys and values are read once for all of them, and a kernel knows single heads only.
  */
 #ifndef HT_BACKEND_CUDA_ATTENTION_H
 #define HT_BACKEND_CUDA_ATTENTION_H
@@ -74,6 +74,28 @@ __device__ __forceinline__ ht_head_rows<T> ht_rows_of(T *tensor, int64_t stride,
     return {tensor + token * stride + (int64_t)kv_head * group * width, stride, group, width};
 }
 
+/* Rows [row, row + 16 MT) of `rows`, a warp's part of a block; those behind the last one see what it sees. */
+template <int MT> struct ht_warp_rows {
+    int row;
+    int keys, common;   /* seen by any of them, 0 when there are none; seen by all */
+    int visible[MT][2]; /* by row 16 i + 8 h + lane / 4 */
+};
+
+template <int MT>
+__device__ __forceinline__ ht_warp_rows<MT> ht_warp_rows_of(int row, int rows, int group, int past) {
+    ht_warp_rows<MT> part;
+    int last = rows - 1, lane = (int)threadIdx.x % 32;
+    part.row = row;
+    part.common = past + row / group + 1;
+    part.keys = row < rows ? past + (row + 16 * MT < rows ? row + 16 * MT - 1 : last) / group + 1 : 0;
+#pragma unroll
+    for (int i = 0; i < 2 * MT; i++) {
+        int own = row + i * 8 + lane / 4;
+        part.visible[i / 2][i % 2] = past + (own < rows ? own : last) / group + 1;
+    }
+    return part;
+}
+
 /* --- the paged cache ---------------------------------------------------------------------------------------- */
 
 /* Where the cache has things: block b holds [kv_heads, block_size, width], so that the positions of a head follow on each
@@ -117,11 +139,11 @@ __device__ __forceinline__ void ht_bring(ht_bf16 *tile, const void *anywhere, F 
 }
 
 /* Writes 16 MT rows of a warp's sums, times scale[i][h] for row 16 i + 8 h + lane / 4, rounded, to where to(row) points
- * (NULL: nowhere), in packs of 16 bytes where those are aligned. They go by way of as many rows of a tile that nobody else
- * uses any more. */
+ * (NULL: nowhere), in packs of 16 bytes where those are aligned. They go by way of as many rows of a tile that nobody
+ * else uses any more. */
 template <int MT, int D, typename F>
-__device__ __forceinline__ void ht_write_rows(ht_bf16 *tile, const float (&v)[MT][D / 8][4], const float (&scale)[MT][2],
-                                              bool aligned, F to) {
+__device__ __forceinline__ void ht_write_rows(ht_bf16 *tile, const float (&v)[MT][D / 8][4],
+                                              const float (&scale)[MT][2], bool aligned, F to) {
     unsigned lane = threadIdx.x % 32;
     __syncwarp();
 #pragma unroll
@@ -151,8 +173,8 @@ __device__ __forceinline__ void ht_write_rows(ht_bf16 *tile, const float (&v)[MT
 /* --- a warp's products (fragments: mma.h) ------------------------------------------------------------------- */
 
 /*
- * A lane's part of an ldmatrix of 16 rows and columns: `row` of the 16, chunk `half` of the two, at chunks 0 and 1 of a tile.
- * At chunks 2 k and 2 k + 1 it lies at the place with the bits of 32 k turned: one register serves a whole tile.
+ * A lane's part of an ldmatrix of 16 rows and columns: `row` of the 16, chunk `half` of the two, at chunks 0 and 1 of a
+ * tile. At chunks 2 k and 2 k + 1 it lies at the place with the bits of 32 k turned: one register serves a whole tile.
  */
 template <int D> __device__ __forceinline__ unsigned ht_place(unsigned row, unsigned half) {
     return row * D * 2 + (half ^ row % 8) * 16;
@@ -188,9 +210,7 @@ __device__ __forceinline__ void ht_rows_by_rows(float (&sums)[MT][NT][4], const 
 }
 
 /* What a product has left, [16 MT, 8 NT], rounded to bf16, as the left side of the next. */
-template <int MT, int NT> struct ht_left {
-    uint32_t a[MT][NT / 2][4];
-};
+template <int MT, int NT> struct ht_left { uint32_t a[MT][NT / 2][4]; };
 template <int MT, int NT> __device__ __forceinline__ ht_left<MT, NT> ht_as_left(const float (&w)[MT][NT][4]) {
     ht_left<MT, NT> left;
 #pragma unroll
@@ -228,9 +248,7 @@ __device__ __forceinline__ void ht_left_by_rows(float (&sums)[MT][D / 8][4], con
 /* --- softmax over tiles of keys ----------------------------------------------------------------------------- */
 
 /* Of a warp's rows 16 i + 8 h + lane / 4: the largest score so far, and this lane's part of the sum of the weights. */
-template <int MT> struct ht_softmax {
-    float largest[MT][2], mass[MT][2];
-};
+template <int MT> struct ht_softmax { float largest[MT][2], mass[MT][2]; };
 
 template <int MT> __device__ __forceinline__ void ht_softmax_begin(ht_softmax<MT> &state) {
 #pragma unroll

@@ -5,10 +5,11 @@
  * dk = scale ds^T q,  dq = scale ds k. One kernel owns keys and goes over rows, another owns rows and goes over keys, so
  * nothing is added up across blocks: scores and dout v^T are made twice, seven products in place of five.
  *
- * Launch   statistics of rows (delta): a warp a row and head. dk, dv: a block of 256 threads for every 128 keys of a sequence and key/value head,
- *          16 keys a warp, over tiles of 64 rows (all heads of the group); 128 KiB of shared memory at width 128. Scores are
- *          made as keys by rows, so that the weights are the next product's left side as they are. dq: a block of 128
- *          threads for every 128 rows, 32 rows a warp, over tiles of 32 keys; 96 KiB. Those with most work first.
+ * Launch   statistics of rows (delta): a warp a row and head. dk, dv: a block of 256 threads for every 128 keys of a
+ *          sequence and key/value head, 16 keys a warp, over tiles of 64 rows; 129 KiB of shared memory at width 128.
+ *          Scores are made as keys by rows, so that the weights are the next product's left side as they are. dq: a
+ *          block of 128 threads for every 128 rows, 32 rows a warp, over tiles of 32 keys; 96 KiB. Those with most work
+ *          first.
  * Traffic  bound by products, 7 T^2 H D FLOP a sequence; the next tile comes while one is worked on.
  * Fused    mask, softmax from the forward pass's log-sum-exp, scaling.
  * Measured not yet.
@@ -123,7 +124,8 @@ template <int D> static __global__ void __launch_bounds__(keys::THREADS, 1) make
             for (int j = 0; j < NT; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    int row = row0 + j * 8 + lane % 4 * 2 + e % 2, first_seeing = (warp_key + lane / 4 + e / 2 * 8) * a.group;
+                    int row = row0 + j * 8 + lane % 4 * 2 + e % 2,
+                        first_seeing = (warp_key + lane / 4 + e / 2 * 8) * a.group;
                     float weight = ht_exp2(fmaf(p[0][j][e], a.exponent_scale, -r[j * 8 + e % 2].exponent));
                     p[0][j][e] = row >= first_seeing && row < rows ? weight : 0;
                 }
@@ -148,7 +150,15 @@ template <int D> static __global__ void __launch_bounds__(keys::THREADS, 1) make
 }
 
 namespace rows { /* a block owns rows */
-enum { WARPS = 4, THREADS = 32 * WARPS, MT = 2, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS, KEYS = 32, NT = KEYS / 8 };
+enum {
+    WARPS = 4,
+    THREADS = 32 * WARPS,
+    MT = 2,
+    WARP_ROWS = 16 * MT,
+    ROWS = WARPS * WARP_ROWS,
+    KEYS = 32,
+    NT = KEYS / 8
+};
 }
 
 template <int D> static __global__ void __launch_bounds__(rows::THREADS, 2) make_dq(backward_arguments a) {
@@ -170,19 +180,14 @@ template <int D> static __global__ void __launch_bounds__(rows::THREADS, 2) make
                                    [&](int row) { return key + row < keys ? v + (key + row) * a.v_stride : NULL; });
     };
 
-    /* Rows behind the last one are as that one. */
-    int warp_row = w.first + warp * WARP_ROWS, visible[MT][2], warp_keys = 0;
+    const ht_warp_rows<MT> own = ht_warp_rows_of<MT>(w.first + warp * WARP_ROWS, rows, a.group, 0);
     ht_row_statistics statistics[MT][2];
-    if (warp_row < rows) warp_keys = (warp_row + WARP_ROWS < rows ? warp_row + WARP_ROWS - 1 : rows - 1) / a.group + 1;
 #pragma unroll
     for (int i = 0; i < 2 * MT; i++) {
-        int row = warp_row + i * 8 + lane / 4 < rows ? warp_row + i * 8 + lane / 4 : rows - 1;
-        visible[i / 2][i % 2] = row / a.group + 1;
-        statistics[i / 2][i % 2] = *statistics_of(a, w, row);
+        int row = own.row + i * 8 + lane / 4;
+        statistics[i / 2][i % 2] = *statistics_of(a, w, row < rows ? row : rows - 1);
     }
-
-    ht_bring<ROWS, D, THREADS>(q_tile, a.q,
-                               [&](int row) { return w.first + row < rows ? q.at(w.first + row) : NULL; });
+    ht_bring<ROWS, D, THREADS>(q_tile, a.q, [&](int row) { return w.first + row < rows ? q.at(w.first + row) : NULL; });
     ht_bring<ROWS, D, THREADS>(dout_tile, a.dout,
                                [&](int row) { return w.first + row < rows ? dout.at(w.first + row) : NULL; });
     bring_stage(0, 0);
@@ -195,10 +200,10 @@ template <int D> static __global__ void __launch_bounds__(rows::THREADS, 2) make
         const ht_bf16 *k_tile = stages + turn * 2 * KEYS * D, *v_tile = k_tile + KEYS * D;
         if (key + KEYS < keys) bring_stage(turn ^ 1, key + KEYS);
         ht_copy_commit();
-        if (key >= warp_keys) continue;
+        if (key >= own.keys) continue;
         float p[MT][NT][4] = {}, ds[MT][NT][4] = {};
         ht_rows_by_rows<MT, NT, D>(p, q_tile + warp * WARP_ROWS * D, k_tile);
-        if (key + KEYS > warp_row / a.group + 1) ht_mask(p, visible, key);
+        if (key + KEYS > own.common) ht_mask(p, own.visible, key);
         ht_rows_by_rows<MT, NT, D>(ds, dout_tile + warp * WARP_ROWS * D, v_tile);
 #pragma unroll
         for (int i = 0; i < MT; i++)
@@ -215,7 +220,7 @@ template <int D> static __global__ void __launch_bounds__(rows::THREADS, 2) make
     const ht_head_rows<ht_bf16> to = ht_rows_of(a.dq, a.dq_stride, w.start, kv_head, a.group, D);
     const float scale[MT][2] = {{a.scale, a.scale}, {a.scale, a.scale}};
     ht_write_rows<MT, D>(q_tile + warp * WARP_ROWS * D, dq, scale, true,
-                         [&](int row) { return warp_row + row < rows ? to.at(warp_row + row) : NULL; });
+                         [&](int row) { return own.row + row < rows ? to.at(own.row + row) : NULL; });
 }
 
 template <int D>

@@ -3,9 +3,9 @@
  *
  * A row's bits must not depend on how its sequence was cut into calls. So keys come in chunks of 128 positions from the
  * first on, a chunk in two tiles; each chunk starts anew, and what chunks gave is joined in their order. One warp makes a
- * chunk for 16 rows, which do not feel each other. Whether a block goes through all chunks and joins as it goes (sequences of
- * many new rows), or blocks take a chunk each and a second kernel joins (few rows: decoding, proposals), is the same to
- * the bits: the same operations in the same order.
+ * chunk for 16 rows, which do not feel each other. Whether a block goes through all chunks and joins as it goes
+ * (sequences of many new rows), or blocks take a chunk each and a second kernel joins (few rows: decoding, proposals), is
+ * the same to the bits: the same operations in the same order.
  *
  * Launch   few rows: a block a sequence, key/value head and chunk, of one warp where 16 rows are enough, else of four;
  *          then a warp a row that joins. Many rows: a block of four warps for 64 rows, those that see most first.
@@ -34,11 +34,13 @@ template <typename T, int W> static __global__ void store(store_arguments<T> a) 
     ht_work w;
     if (!ht_find_work(&w, a.batch.rows, 1, 1, blockIdx.x)) return;
     int64_t token = w.start + w.first;
-    int position = a.batch.past[w.sequence] + w.first, width = a.keys.width;
+    unsigned position = (unsigned)(a.batch.past[w.sequence] + w.first);
+    int width = a.keys.width;
     const int32_t *blocks = a.batch.block_tables + w.sequence * a.batch.max_blocks;
     for (int at = (int)threadIdx.x * W; at < a.keys.kv_heads * width; at += (int)blockDim.x * W) {
-        ht_put(a.keys.at(blocks, at / width, (unsigned)position) + at % width, ht_fetch<W>(a.k + token * a.k_stride + at));
-        ht_put(a.values.at(blocks, at / width, (unsigned)position) + at % width, ht_fetch<W>(a.v + token * a.v_stride + at));
+        int kv_head = at / width, column = at % width;
+        ht_put(a.keys.at(blocks, kv_head, position) + column, ht_fetch<W>(a.k + token * a.k_stride + at));
+        ht_put(a.values.at(blocks, kv_head, position) + column, ht_fetch<W>(a.v + token * a.v_stride + at));
     }
 }
 
@@ -46,7 +48,10 @@ template <typename T, int W>
 static ht_status launch_store(const ht_cuda *cuda, const ht_tensor *k, const ht_tensor *v, const ht_kv_pages *pages,
                               const ht_cached_shape *shape, const ht_cached_batch &batch, ht_error *err) {
     int kv_heads = (int)shape->kv_heads, width = (int)shape->head_dim, size = (int)pages->block_size;
-    store_arguments<T> a = {(const T *)k->data, (const T *)v->data, k->stride, v->stride,
+    store_arguments<T> a = {(const T *)k->data,
+                            (const T *)v->data,
+                            k->stride,
+                            v->stride,
                             {(T *)pages->keys.data, kv_heads, size, width},
                             {(T *)pages->values.data, kv_heads, size, width},
                             batch};
@@ -91,11 +96,45 @@ static __device__ __forceinline__ float join_sum(float sum, float next, factors 
     return fmaf(sum, f.before, next * f.now);
 }
 
-template <int D, int WARPS>
-static __global__ void __launch_bounds__(32 * WARPS) attend(cached_arguments a) {
+/* Begins to bring rows [first, first + ROWS) of q. */
+template <int ROWS, int D, int THREADS>
+static __device__ __forceinline__ void bring_q(ht_bf16 *tile, const cached_arguments &a,
+                                               const ht_head_rows<const ht_bf16> &q, int first, int rows) {
+    if (a.aligned) {
+        ht_bring<ROWS, D, THREADS>(tile, a.q, [&](int row) { return first + row < rows ? q.at(first + row) : NULL; });
+        return;
+    }
+    for (int at = (int)threadIdx.x; at < ROWS * D; at += THREADS) {
+        int row = at / D, column = at % D;
+        ht_spot<D>(tile, row, column / 8)[column % 8] =
+            first + row < rows ? q.at(first + row)[column] : __float2bfloat16_rn(0);
+    }
+}
+
+/* Leaves what a warp's rows have of chunk `chunk` for join_chunks. */
+template <int D>
+static __device__ __forceinline__ void leave(const cached_arguments &a, const float (&sums)[1][D / 8][4],
+                                             const joined (&states)[2], const ht_work &w, int row0, int rows, int chunk) {
+    int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        int row = row0 + h * 8 + lane / 4;
+        if (row >= rows) continue;
+        int64_t at = (((int64_t)w.sequence * a.kv_heads + (int)blockIdx.y) * a.most_rows + row) * a.chunks + chunk;
+        const float state[2] = {states[h].largest, states[h].mass};
+        if (lane % 4 == 0) ht_store(a.statistics + at * 2, state);
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            const float pair[2] = {sums[0][j][2 * h], sums[0][j][2 * h + 1]};
+            ht_store(a.sums + at * D + j * 8 + lane % 4 * 2, pair);
+        }
+    }
+}
+
+template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS) attend(cached_arguments a) {
     constexpr int THREADS = 32 * WARPS, ROWS = WARPS * WARP_ROWS;
     HT_DYNAMIC_SHARED(ht_bf16, q_tile);
-    ht_bf16 *k_tile = q_tile + ROWS * D, *v_tile = k_tile + KEYS * D;
+    ht_bf16 *k_tile = q_tile + ROWS * D, *v_tile = k_tile + KEYS * D, *own_q = q_tile + threadIdx.x / 32 * WARP_ROWS * D;
     ht_work w;
     if (a.few) {
         w.sequence = (int)blockIdx.x, w.first = 0;
@@ -104,53 +143,34 @@ static __global__ void __launch_bounds__(32 * WARPS) attend(cached_arguments a) 
     } else if (!ht_find_work(&w, a.batch.rows, a.group, ROWS, gridDim.x - 1 - blockIdx.x)) {
         return;
     }
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32, kv_head = (int)blockIdx.y;
-    int rows = w.length * a.group, past = a.batch.past[w.sequence];
+    int kv_head = (int)blockIdx.y, rows = w.length * a.group, past = a.batch.past[w.sequence];
     int keys = past + ((w.first + ROWS < rows ? w.first + ROWS : rows) - 1) / a.group + 1;
     int begin = a.sums ? (int)blockIdx.z * CHUNK : 0, end = a.sums && begin + CHUNK < keys ? begin + CHUNK : keys;
     if ((rows <= FEW_ROWS) != a.few || rows == 0 || begin >= end) return;
     const ht_head_rows<const ht_bf16> q = ht_rows_of(a.q, a.q_stride, w.start, kv_head, a.group, D);
     const int32_t *blocks = a.batch.block_tables + w.sequence * a.batch.max_blocks;
-
-    /* Rows behind the last one see what it sees. */
-    int warp_row = w.first + warp * WARP_ROWS, visible[1][2], warp_keys = 0;
-    if (warp_row < rows)
-        warp_keys = past + (warp_row + WARP_ROWS < rows ? warp_row + WARP_ROWS - 1 : rows - 1) / a.group + 1;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int row = warp_row + h * 8 + lane / 4;
-        visible[0][h] = past + (row < rows ? row : rows - 1) / a.group + 1;
-    }
-
-    if (a.aligned) {
-        ht_bring<ROWS, D, THREADS>(q_tile, a.q,
-                                   [&](int row) { return w.first + row < rows ? q.at(w.first + row) : NULL; });
-    } else {
-        for (int at = (int)threadIdx.x; at < ROWS * D; at += THREADS) {
-            int row = at / D, column = at % D;
-            ht_spot<D>(q_tile, row, column / 8)[column % 8] =
-                w.first + row < rows ? q.at(w.first + row)[column] : __float2bfloat16_rn(0);
-        }
-    }
     auto key_row = [&](int key) { return key < end ? a.keys.at(blocks, kv_head, (unsigned)key) : NULL; };
     auto value_row = [&](int key) { return key < end ? a.values.at(blocks, kv_head, (unsigned)key) : NULL; };
-    ht_bring<KEYS, D, THREADS>(k_tile, a.keys.data, [&](int row) { return key_row(begin + row); });
-    ht_copy_commit();
+    const ht_warp_rows<1> own =
+        ht_warp_rows_of<1>(w.first + (int)threadIdx.x / 32 * WARP_ROWS, rows, a.group, past);
 
-    joined row_state[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
-    float sums[1][D / 8][4] = {}, out[1][D / 8][4] = {};
+    joined states[2] = {{-INFINITY, 0}, {-INFINITY, 0}};
+    float sums[1][D / 8][4] = {}, out[1][D / 8][4] = {}; /* of all chunks, of this one */
     ht_softmax<1> state;
     ht_softmax_begin(state);
+    bring_q<ROWS, D, THREADS>(q_tile, a, q, w.first, rows);
+    ht_bring<KEYS, D, THREADS>(k_tile, a.keys.data, [&](int row) { return key_row(begin + row); });
+    ht_copy_commit();
     for (int key = begin; key < end; key += KEYS) {
         ht_copy_wait<0>();
         __syncthreads(); /* the keys have come for all, and all are done with the values before */
         ht_bring<KEYS, D, THREADS>(v_tile, a.values.data, [&](int row) { return value_row(key + row); });
         ht_copy_commit();
         ht_left<1, KEYS / 8> weights;
-        if (key < warp_keys) {
+        if (key < own.keys) {
             float s[1][KEYS / 8][4] = {};
-            ht_rows_by_rows<1, KEYS / 8, D>(s, q_tile + warp * WARP_ROWS * D, k_tile);
-            if (key + KEYS > past + warp_row / a.group + 1) ht_mask(s, visible, key);
+            ht_rows_by_rows<1, KEYS / 8, D>(s, own_q, k_tile);
+            if (key + KEYS > own.common) ht_mask(s, own.visible, key);
             ht_soften(s, out, state, a.scale);
             weights = ht_as_left(s);
         }
@@ -159,41 +179,31 @@ static __global__ void __launch_bounds__(32 * WARPS) attend(cached_arguments a) 
         if (key + KEYS < end)
             ht_bring<KEYS, D, THREADS>(k_tile, a.keys.data, [&](int row) { return key_row(key + KEYS + row); });
         ht_copy_commit();
-        if (key >= warp_keys) continue;
+        if (key >= own.keys) continue;
         ht_left_by_rows<1, KEYS / 8, D>(out, weights, v_tile);
-        if (key % CHUNK + KEYS < CHUNK && key + KEYS < warp_keys) continue;
+        if (key % CHUNK + KEYS < CHUNK && key + KEYS < own.keys) continue;
         ht_softmax_end(state); /* of the chunk */
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            factors f = join(row_state[h], state.largest[0][h], state.mass[0][h], a.scale);
+            factors f = join(states[h], state.largest[0][h], state.mass[0][h], a.scale);
 #pragma unroll
-            for (int j = 0; j < D / 8; j++)
-#pragma unroll
-                for (int e = 2 * h; e < 2 * h + 2; e++) {
-                    sums[0][j][e] = join_sum(sums[0][j][e], out[0][j][e], f);
-                    out[0][j][e] = 0;
-                }
+            for (int i = 0; i < D / 4; i++) {
+                float &next = out[0][i / 2][2 * h + i % 2], &sum = sums[0][i / 2][2 * h + i % 2];
+                sum = join_sum(sum, next, f);
+                next = 0;
+            }
         }
         ht_softmax_begin(state);
     }
 
-    if (!a.sums) {
-        const ht_head_rows<ht_bf16> to = ht_rows_of(a.out, a.out_stride, w.start, kv_head, a.group, D);
-        const float shares[1][2] = {{1.0f / row_state[0].mass, 1.0f / row_state[1].mass}};
-        ht_write_rows<1, D>(q_tile + warp * WARP_ROWS * D, sums, shares, a.aligned,
-                            [&](int row) { return warp_row + row < rows ? to.at(warp_row + row) : NULL; });
+    if (a.sums) {
+        leave<D>(a, sums, states, w, own.row, rows, (int)blockIdx.z);
         return;
     }
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        int row = warp_row + h * 8 + lane / 4;
-        if (row >= rows) continue;
-        int64_t at = (((int64_t)w.sequence * a.kv_heads + kv_head) * a.most_rows + row) * a.chunks + blockIdx.z;
-        if (lane % 4 == 0) ht_store(a.statistics + at * 2, {row_state[h].largest, row_state[h].mass});
-#pragma unroll
-        for (int j = 0; j < D / 8; j++)
-            ht_store(a.sums + at * D + j * 8 + lane % 4 * 2, {sums[0][j][2 * h], sums[0][j][2 * h + 1]});
-    }
+    const ht_head_rows<ht_bf16> to = ht_rows_of(a.out, a.out_stride, w.start, kv_head, a.group, D);
+    const float shares[1][2] = {{1.0f / states[0].mass, 1.0f / states[1].mass}};
+    ht_write_rows<1, D>(own_q, sums, shares, a.aligned,
+                        [&](int row) { return own.row + row < rows ? to.at(own.row + row) : NULL; });
 }
 
 /* A warp a row of a sequence of few: joins its chunks. */

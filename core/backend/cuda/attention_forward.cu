@@ -33,33 +33,25 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 2) attend(for
     const ht_head_rows<const ht_bf16> q = ht_rows_of(a.q, a.q_stride, w.start, kv_head, a.group, D);
     const ht_bf16 *k = a.k + w.start * a.k_stride + kv_head * D, *v = a.v + w.start * a.v_stride + kv_head * D;
 
-    /* Rows behind the last one see what it sees. */
-    int warp_row = w.first + warp * WARP_ROWS, visible[MT][2], warp_keys = 0;
-    if (warp_row < rows) warp_keys = (warp_row + WARP_ROWS < rows ? warp_row + WARP_ROWS - 1 : rows - 1) / a.group + 1;
-#pragma unroll
-    for (int i = 0; i < 2 * MT; i++) {
-        int row = warp_row + i * 8 + lane / 4;
-        visible[i / 2][i % 2] = (row < rows ? row : rows - 1) / a.group + 1;
-    }
+    const ht_warp_rows<MT> own = ht_warp_rows_of<MT>(w.first + warp * WARP_ROWS, rows, a.group, 0);
 
     float out[MT][D / 8][4] = {};
     ht_softmax<MT> state;
     ht_softmax_begin(state);
-    ht_bring<ROWS, D, THREADS>(q_tile, a.q,
-                               [&](int row) { return w.first + row < rows ? q.at(w.first + row) : NULL; });
+    ht_bring<ROWS, D, THREADS>(q_tile, a.q, [&](int row) { return w.first + row < rows ? q.at(w.first + row) : NULL; });
     ht_bring<KEYS, D, THREADS>(k_tile, a.k, [&](int row) { return row < keys ? k + row * a.k_stride : NULL; });
     ht_copy_commit();
     for (int key = 0; key < keys; key += KEYS) {
         ht_copy_wait<0>();
         __syncthreads(); /* the keys have come for all, and all are done with the values before */
-        ht_bring<KEYS, D, THREADS>(
-            v_tile, a.v, [&](int row) { return key + row < keys ? v + (key + row) * a.v_stride : NULL; });
+        ht_bring<KEYS, D, THREADS>(v_tile, a.v,
+                                   [&](int row) { return key + row < keys ? v + (key + row) * a.v_stride : NULL; });
         ht_copy_commit();
         ht_left<MT, KEYS / 8> weights;
-        if (key < warp_keys) {
+        if (key < own.keys) {
             float s[MT][KEYS / 8][4] = {};
             ht_rows_by_rows<MT, KEYS / 8, D>(s, q_tile + warp * WARP_ROWS * D, k_tile);
-            if (key + KEYS > warp_row / a.group + 1) ht_mask(s, visible, key);
+            if (key + KEYS > own.common) ht_mask(s, own.visible, key);
             ht_soften(s, out, state, a.scale);
             weights = ht_as_left(s);
         }
@@ -70,14 +62,14 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 2) attend(for
             ht_bring<KEYS, D, THREADS>(
                 k_tile, a.k, [&](int row) { return next + row < keys ? k + (next + row) * a.k_stride : NULL; });
         ht_copy_commit();
-        if (key < warp_keys) ht_left_by_rows<MT, KEYS / 8, D>(out, weights, v_tile);
+        if (key < own.keys) ht_left_by_rows<MT, KEYS / 8, D>(out, weights, v_tile);
     }
 
     ht_softmax_end(state);
     float shares[MT][2];
 #pragma unroll
     for (int i = 0; i < 2 * MT; i++) {
-        int row = warp_row + i * 8 + lane / 4;
+        int row = own.row + i * 8 + lane / 4;
         float mass = state.mass[i / 2][i % 2];
         shares[i / 2][i % 2] = 1.0f / mass;
         if (lane % 4 == 0 && row < rows) /* the row's scores are exponents of 2 when scaled */
@@ -86,7 +78,7 @@ template <int D> static __global__ void __launch_bounds__(THREADS, 2) attend(for
     }
     const ht_head_rows<ht_bf16> to = ht_rows_of(a.out, a.out_stride, w.start, kv_head, a.group, D);
     ht_write_rows<MT, D>(q_tile + warp * WARP_ROWS * D, out, shares, true,
-                         [&](int row) { return warp_row + row < rows ? to.at(warp_row + row) : NULL; });
+                         [&](int row) { return own.row + row < rows ? to.at(own.row + row) : NULL; });
 }
 
 template <int D>

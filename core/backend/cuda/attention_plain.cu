@@ -2,11 +2,11 @@
  * Attention on CUDA in plain arithmetic, forward and over the paged cache: f32 (the reference mode), and what the tensor
  * cores do not take.  Contract: backend.h, ht_attention_forward, ht_attention_cached.
  *
- * A row goes through the keys of its sequence from the first on in tiles of 32, whatever rows share its block, so its bits
- * are its own. The cache is not split: a block goes through all keys.
+ * A row goes through the keys of its sequence from the first on in tiles of 32, whatever rows share its block, so its
+ * bits are its own. The cache is not split: a block goes through all keys.
  *
- * Launch   a block of 64 threads for every 32 rows of a sequence and key/value head, those that see most keys first; 14 KiB
- *          of shared memory.
+ * Launch   a block of 64 threads for every 32 rows of a sequence and key/value head, those that see most keys first;
+ *          13 KiB of shared memory.
  * Traffic  q, k and v for every tile of 32 by 32 scores (caches): bound by shared memory, a load for every two
  *          multiplications.
  * Fused    scaling, mask, softmax with a running maximum.
@@ -89,7 +89,8 @@ static __global__ void __launch_bounds__(HT_PLAIN_THREADS) attend(plain_forward_
     __syncthreads();
     const ht_head_rows<T> to = ht_rows_of(a.out, a.out_stride, w.start, kv_head, a.group, a.width);
     const float shares[4] = {factors[y], factors[y + 8], factors[y + 16], factors[y + 24]};
-    ht_plain_write(out, shares, [&](int i) { return w.first + i < rows ? to.at(w.first + i) : NULL; }, a.width);
+    ht_plain_write(
+        out, shares, [&](int i) { return w.first + i < rows ? to.at(w.first + i) : NULL; }, a.width);
 }
 
 template <typename T>

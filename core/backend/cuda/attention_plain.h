@@ -1,9 +1,9 @@
 /*
  * attention_plain.h: what the plain attention kernels are made of: f32 arithmetic on tiles of 32 x 32 in shared memory.
  *
- * A block has 64 threads; of a product of two tiles thread (y, x) = (t / 8, t % 8) makes the elements (y + 8 i, x + 8 j).
- * Heads of any width go through in slices of 32 columns; a block keeps the sums of HT_PLAIN_SLICES of them, and wider heads
- * are shared among blocks (the grid's z), which make the scores anew.
+ * A block has 64 threads; of a product of two tiles thread (y, x) = (t / 8, t % 8) makes the elements
+ * (y + 8 i, x + 8 j). Heads of any width go through in slices of 32 columns; a block keeps the sums of HT_PLAIN_SLICES
+ * of them, and wider heads are shared among blocks (the grid's z), which make the scores anew.
  */
 #ifndef HT_BACKEND_CUDA_ATTENTION_PLAIN_H
 #define HT_BACKEND_CUDA_ATTENTION_PLAIN_H
@@ -20,8 +20,7 @@ enum {
 };
 
 /* tile = 32 rows, columns [column, column + 32): from(row) is where one lies, NULL: zeros; zeros from `width` on. */
-template <typename F>
-__device__ __forceinline__ void ht_plain_load(float *tile, F from, int column, int width) {
+template <typename F> __device__ __forceinline__ void ht_plain_load(float *tile, F from, int column, int width) {
     int lane = (int)threadIdx.x % 32;
     for (int row = (int)threadIdx.x / 32; row < HT_PLAIN_TILE; row += HT_PLAIN_THREADS / 32) {
         auto source = from(row);
@@ -44,14 +43,14 @@ __device__ __forceinline__ void ht_plain_product(float (&sums)[4][4], const floa
         for (int i = 0; i < 4; i++)
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                sums[i][j] = fmaf(x[i], y[j], sums[i][j]);
+                sums[i][j] += x[i] * y[j];
     }
 }
 
 /* sums = a b^T over all columns of the rows that from_a and from_b name; by way of two tiles. */
 template <typename A, typename B>
-__device__ __forceinline__ void ht_plain_rows_by_rows(float (&sums)[4][4], float *left, float *right, A from_a, B from_b,
-                                                      int width) {
+__device__ __forceinline__ void ht_plain_rows_by_rows(float (&sums)[4][4], float *left, float *right, A from_a,
+                                                      B from_b, int width) {
 #pragma unroll
     for (int i = 0; i < 16; i++)
         sums[i / 4][i % 4] = 0;
@@ -65,7 +64,7 @@ __device__ __forceinline__ void ht_plain_rows_by_rows(float (&sums)[4][4], float
     }
 }
 
-/* sums[slice] += w b for the block's slices of columns of the rows that from_b names: w = tile [32, 32], or its transpose. */
+/* sums[slice] += w b for the block's slices of columns of the rows that from_b names: w = a tile, or its transpose. */
 template <bool TRANSPOSED, typename B>
 __device__ __forceinline__ void ht_plain_tile_by_rows(float (&sums)[HT_PLAIN_SLICES][4][4], const float *w,
                                                       float *right, B from_b, int width, int depth) {
@@ -92,8 +91,8 @@ __device__ __forceinline__ void ht_plain_keep(float *tile, const float (&v)[4][4
 
 /* Row y + 8 i of the block's sums, times scale[i], rounded, to where to(row) points; NULL: nowhere. */
 template <typename F>
-__device__ __forceinline__ void ht_plain_write(const float (&sums)[HT_PLAIN_SLICES][4][4], const float (&scale)[4], F to,
-                                               int width) {
+__device__ __forceinline__ void ht_plain_write(const float (&sums)[HT_PLAIN_SLICES][4][4], const float (&scale)[4],
+                                               F to, int width) {
     int first = (int)blockIdx.z * HT_PLAIN_COLUMNS + (int)threadIdx.x % 8;
 #pragma unroll
     for (int i = 0; i < 4; i++) {

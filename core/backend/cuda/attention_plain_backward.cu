@@ -1,7 +1,7 @@
 /*
  * Attention on CUDA in plain arithmetic, backward: f32 (the reference mode), and what the tensor cores do not take.
  * Contract: backend.h, ht_attention_backward; formulas: attention_backward.cu.
- * Launch   as attention_plain.cu; a block owns 32 keys, then another 32 rows. 18 KiB and 14 KiB of shared memory.
+ * Launch   as attention_plain.cu; a block owns 32 keys, then another 32 rows. 17 KiB and 13 KiB of shared memory.
  * Traffic  q, k, v and dout for every tile of 32 by 32 scores (caches): bound by shared memory, a load for every two
  *          multiplications.
  * Fused    mask, softmax from the forward pass's log-sum-exp, scaling.
@@ -27,7 +27,8 @@ template <typename T> struct plain_view {
     const ht_row_statistics *statistics;
 };
 
-template <typename T> static __device__ __forceinline__ void look(plain_view<T> *b, const plain_backward_arguments<T> &a) {
+template <typename T>
+static __device__ __forceinline__ void look(plain_view<T> *b, const plain_backward_arguments<T> &a) {
     int kv_head = (int)blockIdx.y;
     b->rows = b->w.length * a.group;
     b->q = ht_rows_of(a.q, a.q_stride, b->w.start, kv_head, a.group, a.width);
@@ -38,15 +39,15 @@ template <typename T> static __device__ __forceinline__ void look(plain_view<T> 
 }
 
 /* Row `row`, of `count`. */
-template <typename T>
-static __device__ __forceinline__ T *row_of(const ht_head_rows<T> &from, int row, int count) {
+template <typename T> static __device__ __forceinline__ T *row_of(const ht_head_rows<T> &from, int row, int count) {
     return row < count ? from.at(row) : NULL;
 }
 
 /* Of the thread's elements of rows [row0, row0 + 32) by keys [key0, key0 + 32): weights p, and ds. */
 template <typename T>
 static __device__ __forceinline__ void make_weights(float (&p)[4][4], float (&ds)[4][4], float *left, float *right,
-                                                    const plain_backward_arguments<T> &a, const plain_view<T> &b, int row0, int key0) {
+                                                    const plain_backward_arguments<T> &a, const plain_view<T> &b,
+                                                    int row0, int key0) {
     ht_plain_rows_by_rows(
         p, left, right, [&](int i) { return row_of(b.q, row0 + i, b.rows); },
         [&](int i) { return row_of(b.k, key0 + i, b.w.length); }, a.width);
@@ -72,7 +73,8 @@ static __device__ __forceinline__ int at_most_a_tile(int n) {
     return n < HT_PLAIN_TILE ? n : HT_PLAIN_TILE;
 }
 
-template <typename T> static __global__ void __launch_bounds__(HT_PLAIN_THREADS) make_dk_dv(plain_backward_arguments<T> a) {
+template <typename T>
+static __global__ void __launch_bounds__(HT_PLAIN_THREADS) make_dk_dv(plain_backward_arguments<T> a) {
     HT_SHARED(float, left, [HT_PLAIN_SIZE]);
     HT_SHARED(float, right, [HT_PLAIN_SIZE]);
     HT_SHARED(float, p_tile, [HT_PLAIN_SIZE]);
@@ -96,11 +98,14 @@ template <typename T> static __global__ void __launch_bounds__(HT_PLAIN_THREADS)
     const float scale[4] = {a.scale, a.scale, a.scale, a.scale}, one[4] = {1, 1, 1, 1};
     const ht_head_rows<T> to_k = ht_rows_of(a.dk, a.dk_stride, b.w.start, (int)blockIdx.y, 1, a.width);
     const ht_head_rows<T> to_v = ht_rows_of(a.dv, a.dv_stride, b.w.start, (int)blockIdx.y, 1, a.width);
-    ht_plain_write(dk, scale, [&](int i) { return row_of(to_k, key0 + i, b.w.length); }, a.width);
-    ht_plain_write(dv, one, [&](int i) { return row_of(to_v, key0 + i, b.w.length); }, a.width);
+    ht_plain_write(
+        dk, scale, [&](int i) { return row_of(to_k, key0 + i, b.w.length); }, a.width);
+    ht_plain_write(
+        dv, one, [&](int i) { return row_of(to_v, key0 + i, b.w.length); }, a.width);
 }
 
-template <typename T> static __global__ void __launch_bounds__(HT_PLAIN_THREADS) make_dq(plain_backward_arguments<T> a) {
+template <typename T>
+static __global__ void __launch_bounds__(HT_PLAIN_THREADS) make_dq(plain_backward_arguments<T> a) {
     HT_SHARED(float, left, [HT_PLAIN_SIZE]);
     HT_SHARED(float, right, [HT_PLAIN_SIZE]);
     HT_SHARED(float, ds_tile, [HT_PLAIN_SIZE]);
@@ -119,7 +124,8 @@ template <typename T> static __global__ void __launch_bounds__(HT_PLAIN_THREADS)
     }
     const float scale[4] = {a.scale, a.scale, a.scale, a.scale};
     const ht_head_rows<T> to = ht_rows_of(a.dq, a.dq_stride, b.w.start, (int)blockIdx.y, a.group, a.width);
-    ht_plain_write(dq, scale, [&](int i) { return row_of(to, row0 + i, b.rows); }, a.width);
+    ht_plain_write(
+        dq, scale, [&](int i) { return row_of(to, row0 + i, b.rows); }, a.width);
 }
 
 template <typename T>

@@ -3,26 +3,32 @@
  */
 #include <ht_emulated_mma.h>
 
-static float element(const unsigned char *bf16) {
-    uint16_t bits;
-    memcpy(&bits, bf16, sizeof bits);
-    return __uint_as_float((unsigned)bits << 16);
-}
-
 /* What each lane gives: its four registers of A, its two of B. */
 struct fragments {
     uint32_t a[4], b[2];
 };
 
+/* Two bf16 in a word, the first in the low half. */
+static void unpack(double to[2], const unsigned char *word) {
+    uint32_t bits;
+    memcpy(&bits, word, sizeof bits);
+    to[0] = (double)__uint_as_float(bits << 16);
+    to[1] = (double)__uint_as_float(bits & 0xffff0000u);
+}
+
 /* A [16, 16]: register i of lane (g, t) holds row g + 8 (i % 2), columns 2 t + 8 (i / 2) and the one after it. */
-static float a_at(const ht_emulated_lane *lanes, int row, int col) {
-    int lane = row % 8 * 4 + col % 8 / 2, i = row / 8 + 2 * (col / 8);
-    return element(lanes[lane] + offsetof(fragments, a) + 4 * i + 2 * (col % 2));
+static void a_row(double to[16], const ht_emulated_lane *lanes, int row) {
+    for (int col = 0; col < 16; col += 2) {
+        int lane = row % 8 * 4 + col % 8 / 2, i = row / 8 + 2 * (col / 8);
+        unpack(to + col, lanes[lane] + offsetof(fragments, a) + 4 * i);
+    }
 }
 /* B [16, 8]: register i holds rows 2 t + 8 i and the one after it, of column g. */
-static float b_at(const ht_emulated_lane *lanes, int row, int col) {
-    int lane = col * 4 + row % 8 / 2, i = row / 8;
-    return element(lanes[lane] + offsetof(fragments, b) + 4 * i + 2 * (row % 2));
+static void b_column(double to[16], const ht_emulated_lane *lanes, int col) {
+    for (int row = 0; row < 16; row += 2) {
+        int lane = col * 4 + row % 8 / 2, i = row / 8;
+        unpack(to + row, lanes[lane] + offsetof(fragments, b) + 4 * i);
+    }
 }
 
 /* D [16, 8]: element i holds row g + 8 (i / 2), column 2 t + i % 2. The products are exact, their sum is rounded once. */
@@ -34,10 +40,8 @@ void ht_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const
     int g = ht_emulated_lane_id / 4, t = ht_emulated_lane_id % 4;
     double rows[2][16], cols[2][16];
     for (int half = 0; half < 2; half++) {
-        for (int k = 0; k < 16; k++) {
-            rows[half][k] = (double)a_at(lanes, g + 8 * half, k);
-            cols[half][k] = (double)b_at(lanes, k, 2 * t + half);
-        }
+        a_row(rows[half], lanes, g + 8 * half);
+        b_column(cols[half], lanes, 2 * t + half);
     }
     for (int i = 0; i < 4; i++) {
         double sum = (double)d[i];

@@ -210,6 +210,21 @@ static void test_emulation__a_copy_comes_when_it_is_waited_for(void **state) {
     cudaFreeHost(out);
 }
 
+static __global__ void powers(float *out, const float *x) {
+    out[threadIdx.x] = ht_exp2(x[threadIdx.x]);
+}
+
+static void test_emulation__powers_of_two(void **state) {
+    (void)state;
+    const float x[6] = {0, 3, -126, -127, -INFINITY, 0.5f}, expected[6] = {1, 8, 0x1p-126f, 0, 0, 1.41421356f};
+    float *from = pinned(6, x), *out = pinned<float>(6, NULL);
+    HT_LAUNCH(powers, dim3(1), dim3(6), 0, NULL, out, from);
+    for (int i = 0; i < 6; i++)
+        assert_true(fabsf(out[i] - expected[i]) <= 0x1p-22f * expected[i]);
+    cudaFreeHost(from);
+    cudaFreeHost(out);
+}
+
 /* --- what must be seen ------------------------------------------------------------------------------------- */
 
 static __global__ void half_reach_the_barrier(void) {
@@ -432,6 +447,7 @@ int main(void) {
         cmocka_unit_test(test_emulation__integer_atomics),
         cmocka_unit_test(test_emulation__fragments_make_a_product),
         cmocka_unit_test(test_emulation__a_copy_comes_when_it_is_waited_for),
+        cmocka_unit_test(test_emulation__powers_of_two),
         cmocka_unit_test(test_emulation__barriers_that_are_missed_fail_the_launch),
         cmocka_unit_test(test_emulation__limits_of_a_launch),
         cmocka_unit_test(test_emulation__a_missing_barrier_changes_the_bits),
