@@ -314,6 +314,15 @@ static ht_work attends_cached(const ht_cached_shape *shape, const ht_tensor *k) 
     return work;
 }
 
+int64_t ht_cached_most_keys(const ht_cached_shape *shape) {
+    int64_t most = 0;
+    for (int64_t s = 0; s < shape->sequences; s++) {
+        int64_t keys = shape->past_host[s] + shape->seq_start_host[s + 1] - shape->seq_start_host[s];
+        if (keys > most) most = keys;
+    }
+    return (most + 127) / 128 * 128;
+}
+
 ht_status ht_attention_forward(ht_backend *be, ht_tensor *out, float *lse, const ht_tensor *q, const ht_tensor *k,
                                const ht_tensor *v, const ht_attention_shape *shape, ht_error *err) {
     const char *op = "attention_forward";
@@ -453,4 +462,14 @@ ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *
                              logits->rows);
 done:
     return status;
+}
+
+ht_status ht_replay(ht_backend *be, ht_recording **recording, ht_status (*run)(void *context, ht_error *err), void *context,
+                    ht_error *err) {
+    if (!be->ops->replay || be->profile) return run(context, err);
+    return be->ops->replay(be, recording, run, context, err);
+}
+
+void ht_recording_free(ht_backend *be, ht_recording *recording) {
+    if (recording) be->ops->forget(recording);
 }

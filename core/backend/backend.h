@@ -164,6 +164,10 @@ typedef struct ht_cached_shape {
     const int32_t *seq_start_host, *past_host, *block_tables_host;
 } ht_cached_shape;
 
+/* The least multiple of 128 that no sequence's keys (past and new rows) exceed: all that a backend may size a launch by
+ * besides the number of sequences and rows, so that a recorded pass (ht_replay) serves the ones after it. */
+int64_t ht_cached_most_keys(const ht_cached_shape *shape);
+
 /*
  * Writes k, v of the new rows into the pages, then out = attention of each new row over positions 0 .. its own.
  * One operation for prefill (past 0, many rows), decoding (one row) and checking a proposal (a few rows). A row's bits
@@ -259,5 +263,22 @@ typedef struct ht_sampling {
  */
 ht_status ht_sample(ht_backend *be, const ht_tensor *logits, const ht_sampling *settings, int32_t *tokens,
                     float *logp, ht_error *err);
+
+/* --- passes that repeat ----------------------------------------------------------------------------------- */
+
+/* What a backend keeps of a pass. */
+typedef struct ht_recording ht_recording;
+
+/*
+ * Does what run(context, err) does, whose calls are the same every time: operations, tensors and sizes; what lies in the
+ * tensors may differ. Where starting operations one by one costs time, the backend records them (*recording NULL), and from
+ * then on starts them as one without calling `run`. Elsewhere, and while a profile counts, it calls `run`.
+ *   recording  in/out, NULL at first: one for each such pass
+ *   run        has been called before with these sizes; uses no host memory (ht_upload, ht_download, ht_sum_squares, ht_sample)
+ */
+ht_status ht_replay(ht_backend *be, ht_recording **recording, ht_status (*run)(void *context, ht_error *err), void *context,
+                    ht_error *err);
+/* NULL is fine. */
+void ht_recording_free(ht_backend *be, ht_recording *recording);
 
 #endif

@@ -50,6 +50,9 @@ typedef struct ht_backend_ops {
     ht_status (*sum_squares)(ht_backend *, const float *, int64_t, double *, ht_error *);
     /* tokens[r] = -1: a logit of row r is not finite */
     ht_status (*sample)(ht_backend *, const ht_tensor *, const ht_sampling *, int32_t *, float *, ht_error *);
+    /* NULL: passes are not recorded */
+    ht_status (*replay)(ht_backend *, ht_recording **, ht_status (*)(void *, ht_error *), void *, ht_error *);
+    void (*forget)(ht_recording *);
 } ht_backend_ops;
 
 struct ht_backend {

@@ -101,6 +101,7 @@ ht_status ht_activations_init(ht_activations **acts, const ht_llama *model, ht_a
     ht_activations *a = NULL;
     *acts = NULL;
     HT_TRY(ht_calloc(&a, 1, sizeof *a, err));
+    a->be = model->be;
     a->keep = keep;
     a->max_tokens = max_tokens;
     a->max_sequences = max_sequences;
@@ -118,6 +119,7 @@ done:
 
 void ht_activations_free(ht_activations *acts) {
     if (!acts) return;
+    ht_recording_free(acts->be, acts->recording);
     free(acts->layers);
     free(acts->inputs);
     free(acts->positions_host);

@@ -20,7 +20,14 @@ typedef struct ht_layer_activations {
 /* Vectors of one value a row that the language-model loss exchanges with the backend. */
 enum { HT_ROW_LOGP, HT_ROW_ENTROPY, HT_ROW_WEIGHT, HT_ROW_OLD_LOGP, HT_ROW_ADVANTAGE, HT_ROW_FLOATS };
 
+/* What the calls of a decoding pass with one row a sequence depend on: the weights' and block tables' place, and sizes. */
+typedef struct ht_decode_key {
+    const void *weights, *tables;
+    int64_t sequences, most_keys;
+} ht_decode_key;
+
 struct ht_activations {
+    ht_backend *be; /* borrowed */
     ht_keep keep;
     int64_t max_tokens, max_sequences;
     int64_t n_layers;
@@ -45,6 +52,10 @@ struct ht_activations {
     ht_tensor dlogits;               /* their gradient in the activations' dtype: of f32 ones, in the same place */
     float *row_floats;               /* backend [HT_ROW_FLOATS, HT_LOGIT_ROWS] */
     float *row_floats_host;
+
+    /* the last such pass of decoding; its launches once it has come again */
+    ht_decode_key steady;
+    ht_recording *recording;
 };
 
 /* Views of layer `layer`, cut to the batch at hand. */

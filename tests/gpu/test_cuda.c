@@ -364,6 +364,113 @@ static void test_cuda__logits_that_are_not_finite_are_refused(void **state) {
     }
 }
 
+/* --- passes that repeat ------------------------------------------------------------------------------------ */
+
+enum { PASS_ROWS = 3, PASS_DIM = 1096, PASS_OUT = 40, PASS_TABLE = 20 };
+
+/* Looks rows up, normalises and multiplies them, in tensors that stay; on a backend of its own, with little scratch memory. */
+typedef struct repeated {
+    op_run run;
+    op_result result;
+    ht_tensor table, gain, w, x, y;
+    float *rstd;
+    int32_t *ids;
+    int calls;
+    int waits; /* does what cannot be recorded */
+} repeated;
+
+static ht_status run_repeated(void *context, ht_error *err) {
+    repeated *r = context;
+    ht_backend *be = r->run.be;
+    ht_status status = HT_OK;
+    double sum;
+    r->calls++;
+    HT_TRY(ht_embedding_forward(be, &r->x, &r->table, r->ids, err));
+    HT_TRY(ht_rms_norm_forward(be, &r->x, r->rstd, &r->x, &r->gain, 1e-5f, err));
+    if (r->waits) HT_TRY(ht_sum_squares(be, r->rstd, PASS_ROWS, &sum, err));
+    HT_TRY(ht_matmul_rows(be, &r->y, &r->x, &r->w, NULL, err)); /* in slices: it needs scratch memory */
+done:
+    return status;
+}
+
+static void open_repeated(repeated *r) {
+    *r = (repeated){.run = {.dtype = HT_BF16, .seed = 6}};
+    op_run *run = &r->run;
+    op_run_begin(run, op_backend_open(1), &r->result);
+    r->table = normal(run, HT_BF16, PASS_TABLE, PASS_DIM);
+    r->gain = normal(run, HT_BF16, 1, PASS_DIM);
+    r->w = normal(run, HT_BF16, PASS_OUT, PASS_DIM);
+    r->x = op_tensor(run, HT_BF16, PASS_ROWS, PASS_DIM, NULL);
+    r->y = op_tensor(run, HT_BF16, PASS_ROWS, PASS_OUT, NULL);
+    r->rstd = op_floats(run, PASS_ROWS, NULL);
+    r->ids = op_ids(run, (int32_t[PASS_ROWS]){0}, PASS_ROWS);
+}
+
+static void close_repeated(repeated *r, ht_recording *recording) {
+    ht_recording_free(r->run.be, recording);
+    op_run_end(&r->run);
+    ht_backend_close(r->run.be);
+}
+
+/* The bits of y after a pass over rows first, first + 1, ...: as it is (recording NULL), or replayed. */
+static void pass_over(repeated *r, int32_t first, ht_recording **recording, uint16_t bits[PASS_ROWS * PASS_OUT]) {
+    op_run *run = &r->run;
+    const int32_t ids[PASS_ROWS] = {first, first + 1, first + 2};
+    op_check(run, ht_upload(run->be, r->ids, ids, sizeof ids, &run->err));
+    op_check(run, recording ? ht_replay(run->be, recording, run_repeated, r, &run->err) : run_repeated(r, &run->err));
+    op_check(run, ht_download(run->be, bits, r->y.data, PASS_ROWS * PASS_OUT * sizeof *bits, &run->err));
+}
+
+/* Scratch memory moves: this needs more of it than anything before. */
+static void need_scratch(repeated *r, int64_t rows) {
+    double *zeros = op_zeros(rows);
+    ht_tensor logits = op_tensor(&r->run, HT_F32, rows, 1, zeros);
+    ht_sampling *settings = calloc((size_t)rows, sizeof *settings);
+    int32_t *tokens = calloc((size_t)rows, sizeof *tokens);
+    for (int64_t i = 0; i < rows; i++)
+        settings[i].top_p = 1;
+    op_check(&r->run, ht_sample(r->run.be, &logits, settings, tokens, NULL, &r->run.err));
+    free(tokens);
+    free(settings);
+    free(zeros);
+}
+
+static void test_cuda__replayed_passes_are_the_pass(void **state) {
+    (void)state;
+    repeated r;
+    ht_recording *recording = NULL;
+    uint16_t direct[PASS_ROWS * PASS_OUT], replayed[PASS_ROWS * PASS_OUT];
+    open_repeated(&r);
+    pass_over(&r, 0, NULL, direct);
+    for (int32_t first = 0; first + PASS_ROWS <= PASS_TABLE; first++) {
+        int calls = r.calls;
+        pass_over(&r, first, &recording, replayed);
+        assert_int_equal(r.calls - calls, first % 6 == 0); /* recorded at first, and when scratch memory has moved */
+        pass_over(&r, first, NULL, direct);
+        assert_memory_equal(replayed, direct, sizeof direct);
+        if (first % 6 == 5) need_scratch(&r, 2048 << first / 6);
+    }
+    close_repeated(&r, recording);
+}
+
+/* It is an error, and the backend goes on. */
+static void test_cuda__a_pass_that_waits_is_not_recorded(void **state) {
+    (void)state;
+    repeated r;
+    ht_recording *recording = NULL;
+    uint16_t direct[PASS_ROWS * PASS_OUT], replayed[PASS_ROWS * PASS_OUT];
+    open_repeated(&r);
+    pass_over(&r, 4, NULL, direct);
+    r.waits = 1;
+    assert_int_equal(ht_replay(r.run.be, &recording, run_repeated, &r, &r.run.err), HT_ERR_RUN);
+    assert_null(recording);
+    r.waits = 0;
+    r.run.err = (ht_error)HT_ERROR_INIT;
+    pass_over(&r, 4, &recording, replayed);
+    assert_memory_equal(replayed, direct, sizeof direct);
+    close_repeated(&r, recording);
+}
+
 /* --- memory ------------------------------------------------------------------------------------------------ */
 
 /* Copies longer than the staging memory, and many short ones through it. */
@@ -432,6 +539,8 @@ int main(void) {
         cmocka_unit_test(test_cuda__decoded_rows_do_not_depend_on_their_company),
         cmocka_unit_test(test_cuda__samples_are_the_cpus),
         cmocka_unit_test(test_cuda__logits_that_are_not_finite_are_refused),
+        cmocka_unit_test(test_cuda__replayed_passes_are_the_pass),
+        cmocka_unit_test(test_cuda__a_pass_that_waits_is_not_recorded),
         cmocka_unit_test(test_cuda__long_and_short_copies),
         cmocka_unit_test(test_cuda__auto_takes_it),
     };

@@ -193,7 +193,14 @@ static ht_status find_device(ht_cuda *cuda, ht_error *err) {
     return HT_OK;
 }
 
+/* HALTER_CUDA_GRAPHS=0: every launch by itself, for debuggers and profilers that look at one kernel. */
+static int wants_graphs(void) {
+    const char *wish = getenv("HALTER_CUDA_GRAPHS");
+    return !wish || strcmp(wish, "0") != 0;
+}
+
 static ht_status set_up(ht_cuda *cuda, ht_error *err) {
+    cuda->records = wants_graphs();
     HT_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     HT_CUDA(cudaMallocHost(&cuda->staging.memory, (size_t)HT_CUDA_PIECES * HT_CUDA_PIECE_BYTES));
     for (int i = 0; i < HT_CUDA_PIECES; i++)
@@ -244,6 +251,8 @@ static const ht_backend_ops cuda_ops = {
     .adamw = ht_cuda_adamw,
     .sum_squares = ht_cuda_sum_squares,
     .sample = ht_cuda_sample,
+    .replay = ht_cuda_replay,
+    .forget = ht_cuda_forget,
 };
 
 extern "C" ht_status ht_cuda_open(ht_backend *be, ht_error *err) {

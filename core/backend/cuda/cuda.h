@@ -39,6 +39,7 @@ typedef struct ht_cuda {
     size_t scratch_bytes;
     unsigned *tickets;
     struct ht_cuda_products *products;
+    int records; /* passes that repeat become graphs */
 } ht_cuda;
 
 static inline int64_t ht_least(int64_t a, int64_t b) {
@@ -120,6 +121,10 @@ ht_status ht_cuda_token_loss_forward(ht_backend *, const ht_tensor *, ht_tensor 
 ht_status ht_cuda_adamw(ht_backend *, const ht_adamw_run *, const ht_adamw_args *, ht_error *);
 ht_status ht_cuda_sum_squares(ht_backend *, const float *, int64_t, double *, ht_error *);
 ht_status ht_cuda_sample(ht_backend *, const ht_tensor *, const ht_sampling *, int32_t *, float *, ht_error *);
+
+/* Passes that repeat (replay.cu). */
+ht_status ht_cuda_replay(ht_backend *, ht_recording **, ht_status (*)(void *, ht_error *), void *, ht_error *);
+void ht_cuda_forget(ht_recording *recording);
 
 /* Products' own state (products.cu). */
 ht_status ht_cuda_products_open(struct ht_cuda_products **products, ht_error *err);

@@ -9,6 +9,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "tests/gpu/emulate/emulate.h"
 
@@ -152,9 +153,19 @@ static void open_device_memory(int open) {
 
 /* --- streams and events ------------------------------------------------------------------------------------ */
 
+struct ht_emulated_graph {
+    std::vector<std::function<void(void)>> work;
+    bool spoiled; /* something happened that cannot be captured */
+};
+
+struct ht_emulated_graph_exec {
+    std::vector<std::function<void(void)>> work;
+};
+
 struct ht_emulated_stream {
     std::deque<std::function<void(void)>> work;
-    uint64_t done; /* pieces of work */
+    uint64_t done;      /* pieces of work */
+    cudaGraph_t graph;  /* being captured */
 };
 
 /* A place in a stream's order; in none: nothing to wait for. */
@@ -168,7 +179,24 @@ static std::set<cudaStream_t> &streams(void) {
     return all;
 }
 
+/* Whether something that cannot be captured meets a capture: of this stream, or of any. */
+static bool spoils_capture(cudaStream_t stream) {
+    bool spoils = stream && stream->graph;
+    if (spoils) stream->graph->spoiled = true;
+    return spoils;
+}
+static bool spoils_captures(void) {
+    bool spoils = false;
+    for (cudaStream_t stream : streams())
+        spoils |= spoils_capture(stream);
+    return spoils;
+}
+
 void ht_emulated_enqueue(cudaStream_t stream, std::function<void(void)> work) {
+    if (stream && stream->graph) {
+        stream->graph->work.push_back(work);
+        return;
+    }
     if (stream) {
         stream->work.push_back(work);
         return;
@@ -208,6 +236,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    if (spoils_capture(stream)) return failed(cudaErrorStreamCaptureUnsupported);
     work_until(stream, UINT64_MAX);
     return last_error;
 }
@@ -225,6 +254,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (!event || !stream) return failed(cudaErrorInvalidValue);
+    if (spoils_capture(stream)) return failed(cudaErrorStreamCaptureUnsupported);
     event->stream = stream;
     event->after = stream->done + stream->work.size();
     return cudaSuccess;
@@ -232,8 +262,51 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (!event) return failed(cudaErrorInvalidValue);
+    if (spoils_capture(event->stream)) return failed(cudaErrorStreamCaptureUnsupported);
     work_until(event->stream, event->after);
     return last_error;
+}
+
+/* --- graphs ------------------------------------------------------------------------------------------------ */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    (void)mode;
+    if (!stream || stream->graph) return failed(cudaErrorInvalidValue);
+    stream->graph = new ht_emulated_graph();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    *graph = NULL;
+    if (!stream || !stream->graph) return failed(cudaErrorInvalidValue);
+    if (!stream->graph->spoiled) *graph = stream->graph;
+    if (stream->graph->spoiled) delete stream->graph;
+    stream->graph = NULL;
+    return *graph ? cudaSuccess : failed(cudaErrorStreamCaptureInvalidated);
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags) {
+    *exec = NULL;
+    if (!graph || flags) return failed(cudaErrorInvalidValue);
+    *exec = new ht_emulated_graph_exec{graph->work};
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    if (!exec || !stream) return failed(cudaErrorInvalidValue);
+    for (const std::function<void(void)> &work : exec->work)
+        ht_emulated_enqueue(stream, work);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    delete exec;
+    return cudaSuccess;
 }
 
 /* --- memory ------------------------------------------------------------------------------------------------ */
@@ -248,6 +321,7 @@ static bool inside(const ht_emulated_blocks &blocks, const void *memory, size_t 
 
 static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes) {
     *memory = NULL;
+    if (spoils_captures()) return failed(cudaErrorStreamCaptureUnsupported);
     if (bytes == 0) return cudaSuccess;
     if (posix_memalign(memory, 256, bytes)) return failed(cudaErrorMemoryAllocation);
     memset(*memory, 0xff, bytes);
@@ -256,6 +330,7 @@ static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes)
 }
 
 static cudaError_t give_back(ht_emulated_blocks &blocks, void *memory) {
+    if (spoils_captures()) return failed(cudaErrorStreamCaptureUnsupported);
     work_all();
     if (memory && !blocks.erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
     free(memory);

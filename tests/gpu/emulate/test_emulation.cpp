@@ -398,6 +398,43 @@ static void test_emulation__a_stream_works_when_it_is_waited_for(void **state) {
     cudaFree(memory);
 }
 
+/* A graph does nothing until it is launched, then everything each time, with the arguments of the capture. */
+static void test_emulation__graphs_repeat_what_was_captured(void **state) {
+    (void)state;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    int *memory = NULL, *other = NULL, *back = pinned<int>(2, NULL);
+    assert_int_equal(cudaMalloc(&memory, 2 * sizeof(int)), cudaSuccess);
+    assert_int_equal(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+    assert_int_equal(cudaMemsetAsync(memory, 0, 2 * sizeof(int), stream), cudaSuccess);
+    assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    HT_LAUNCH(add_one, dim3(1), dim3(2), 0, stream, memory);
+    HT_LAUNCH(add_one, dim3(1), dim3(1), 0, stream, memory);
+    assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    assert_int_equal(cudaGraphInstantiateWithFlags(&exec, graph, 0), cudaSuccess);
+    assert_int_equal(cudaGraphDestroy(graph), cudaSuccess);
+    for (int times = 0; times < 3; times++) {
+        assert_int_equal(cudaMemcpyAsync(back, memory, 2 * sizeof(int), cudaMemcpyDeviceToHost, stream), cudaSuccess);
+        assert_int_equal(cudaGraphLaunch(exec, stream), cudaSuccess);
+        assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
+        assert_true(back[0] == 2 * times && back[1] == times);
+    }
+    assert_int_equal(cudaGraphExecDestroy(exec), cudaSuccess);
+    /* what waits or allocates is refused, and spoils the capture */
+    for (int what = 0; what < 2; what++) {
+        assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+        assert_int_equal(what ? cudaStreamSynchronize(stream) : cudaMalloc(&other, 4), cudaErrorStreamCaptureUnsupported);
+        assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureInvalidated);
+        assert_null(graph);
+    }
+    assert_int_equal(cudaGetLastError(), cudaErrorStreamCaptureInvalidated);
+    assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
+    cudaStreamDestroy(stream);
+    cudaFreeHost(back);
+    cudaFree(memory);
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 enum { GLOBAL_WRITE, GLOBAL_READ, STATIC_SHARED, DYNAMIC_SHARED, ASYNC_COPY, MISALIGNED, FROM_THE_HOST, PLACES };
 
@@ -454,6 +491,7 @@ int main(void) {
         cmocka_unit_test(test_emulation__memory_nobody_wrote_is_nan),
         cmocka_unit_test(test_emulation__copies_check_their_side),
         cmocka_unit_test(test_emulation__a_stream_works_when_it_is_waited_for),
+        cmocka_unit_test(test_emulation__graphs_repeat_what_was_captured),
 #if defined(__SANITIZE_ADDRESS__)
         cmocka_unit_test(test_emulation__the_sanitizer_sees_what_lies_outside),
 #endif
