@@ -8,7 +8,8 @@
  * same instructions whatever the tile is made of, so neither M nor the other rows can change it.
  * f32 (the reference mode), and bf16 whose w is not aligned: a warp a column, eight rows at a time.
  *
- * Launch   bf16: 256 threads, 3 or 4 stages of 64 columns of w and x in shared memory, (128 + BM) * 128 B each.
+ * Launch   bf16: 256 threads, 3 or 4 stages of 64 columns of w and x in shared memory, (128 + BM) * 128 B each: three
+ *          blocks a multiprocessor up to 64 rows of x, then two.
  *          f32: 256 threads, a warp a column.
  * Traffic  w once for every 128 rows of x, x once for every 128 columns of y (caches); partial sums: 8 bytes an
  *          element of y and slice. Memory-bound up to some 100 rows: bytes(w) over bandwidth.
@@ -136,9 +137,10 @@ static __global__ void __launch_bounds__(THREADS) rows_product(tile_arguments a)
         int64_t slice_size = (int64_t)NT * MT * 4 * THREADS;
         float *partial = a.partial + tile * a.slices * slice_size + threadIdx.x;
         float *own = partial + blockIdx.z * slice_size;
+        int rows = a.M - m0 - warp_m - lane % 4 * 2; /* those that x has, counted from this lane's first */
 #pragma unroll
         for (int i = 0; i < NT * MT * 4; i++)
-            own[i * THREADS] = sums[i / 4 / MT][i / 4 % MT][i % 4];
+            if (i / 4 % MT * 8 + i % 2 < rows) own[i * THREADS] = sums[i / 4 / MT][i / 4 % MT][i % 4];
         __threadfence();
         __syncthreads();
         if (threadIdx.x == 0) ticket[0] = atomicAdd(a.tickets + tile, 1u);
@@ -152,7 +154,8 @@ static __global__ void __launch_bounds__(THREADS) rows_product(tile_arguments a)
         for (int s = 0; s < a.slices; s++) {
 #pragma unroll
             for (int i = 0; i < NT * MT * 4; i++)
-                sums[i / 4 / MT][i / 4 % MT][i % 4] += __ldcg(partial + s * slice_size + i * THREADS);
+                if (i / 4 % MT * 8 + i % 2 < rows)
+                    sums[i / 4 / MT][i / 4 % MT][i % 4] += __ldcg(partial + s * slice_size + i * THREADS);
         }
     }
 
@@ -209,7 +212,7 @@ static ht_status tiles(ht_backend *be, ht_tensor *y, const ht_tensor *x, const h
     cut(ht_cuda_of(be), &a);
     if (a.M <= 16) return launch_tiles<16, 1, 4>(be, a, err);
     if (a.M <= 32) return launch_tiles<32, 1, 4>(be, a, err);
-    if (a.M <= 64) return launch_tiles<64, 2, 4>(be, a, err);
+    if (a.M <= 64) return launch_tiles<64, 2, 3>(be, a, err);
     return launch_tiles<128, 2, 3>(be, a, err);
 }
 

@@ -66,9 +66,10 @@ static ht_status open_library(ht_cuda_products *p, ht_error *err) {
 #define TEXT(x)        #x
 #define VERSION(major) "libcublasLt.so." TEXT(major)
     const char *name = VERSION(CUBLAS_VER_MAJOR);
-    p->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    const int how = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE; /* a backend that is opened again finds it there */
+    p->library = dlopen(name, how);
 #ifdef HALTER_CUBLASLT /* where the build found it */
-    if (!p->library) p->library = dlopen(HALTER_CUBLASLT, RTLD_NOW | RTLD_LOCAL);
+    if (!p->library) p->library = dlopen(HALTER_CUBLASLT, how);
 #endif
     if (!p->library) return ht_fail(err, HT_ERR_RUN, "backend \"cuda\": %s (a part of the CUDA toolkit)", dlerror());
 #define LOAD(function)                                                                                                 \
@@ -155,7 +156,8 @@ static ht_status choose(const ht_cuda_products *p, const product *s, description
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
     HT_LT(cublasLtMatmulAlgoGetHeuristic(p->handle, &d->product, &d->a, &d->b, &d->c, &d->d, &wish, 1, &found, &count));
-    if (count < 1) return ht_fail(err, HT_ERR_RUN, "cuBLASLt has no algorithm for this product");
+    if (count < 1 || found.state != CUBLAS_STATUS_SUCCESS)
+        return ht_fail(err, HT_ERR_RUN, "cuBLASLt has no algorithm for this product");
     to->of = *s;
     to->known = 1;
     to->workspace = found.workspaceSize;
