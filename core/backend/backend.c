@@ -16,7 +16,7 @@ const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
 static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int threads, ht_error *err) {
     if (kind == HT_BACKEND_CPU) return ht_cpu_open(be, threads, err);
     ht_error gpu = HT_ERROR_INIT;
-    ht_status status = ht_cuda_open(be, &gpu);
+    ht_status status = ht_cuda_open(be, threads, &gpu);
     if (status == HT_ERR_USAGE && kind == HT_BACKEND_AUTO) return ht_cpu_open(be, threads, err);
     return status == HT_OK ? HT_OK : ht_fail(err, status, "%s", gpu.message);
 }
@@ -151,6 +151,17 @@ static ht_status check_heads(const char *op, int64_t heads, int64_t kv_heads, in
                        " (heads must be a multiple, the width even)",
                        op, heads, kv_heads, head_dim);
     return HT_OK;
+}
+
+ht_status ht_upload_converted(ht_backend *be, ht_tensor *y, const void *from_host, ht_dtype from, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(check_shape("upload_converted", "y", y, y->rows, y->cols, err));
+    if (y->stride != y->cols && y->rows > 1)
+        return ht_fail(err, HT_ERR_USAGE, "upload_converted: the rows of y do not follow each other");
+    CALL(UPLOAD, moves((double)y->rows * (double)y->cols * (double)(ht_dtype_size(from) + ht_dtype_size(y->dtype))),
+         upload_converted(be, y, from_host, from, err));
+done:
+    return status;
 }
 
 ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err) {

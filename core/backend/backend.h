@@ -55,9 +55,12 @@ ht_dtype ht_backend_dtype(const ht_backend *be);
 struct ht_arena;
 void ht_backend_arena(ht_backend *be, struct ht_arena *arena);
 
-/* Host <-> backend; the copy is complete on return. */
+/* Host <-> backend. On return the host's memory has been read or written; the backend's is there for what is called next. */
 ht_status ht_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err);
 ht_status ht_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err);
+/* y (contiguous) = the elements at from_host, which may begin at any byte, converted to y's dtype as ht_convert does. Nothing
+ * as large is allocated; long ones travel while the next are converted. */
+ht_status ht_upload_converted(ht_backend *be, ht_tensor *y, const void *from_host, ht_dtype from, ht_error *err);
 ht_status ht_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err);
 /* y = x rounded to y's dtype (f32 or bf16, nearest even); same shape; no overlap. */
 ht_status ht_copy(ht_backend *be, ht_tensor *y, const ht_tensor *x, ht_error *err);

@@ -18,6 +18,7 @@ typedef struct ht_backend_ops {
     void *(*allocate)(void *owner, size_t bytes); /* NULL: host memory */
     void (*release)(void *owner, void *block, size_t bytes);
     ht_status (*upload)(ht_backend *, void *, const void *, size_t, ht_error *);
+    ht_status (*upload_converted)(ht_backend *, ht_tensor *, const void *, ht_dtype, ht_error *);
     ht_status (*download)(ht_backend *, void *, const void *, size_t, ht_error *);
     ht_status (*zero)(ht_backend *, void *, size_t, ht_error *);
     ht_status (*copy)(ht_backend *, ht_tensor *, const ht_tensor *, ht_error *);
@@ -57,7 +58,7 @@ typedef struct ht_backend_ops {
 
 struct ht_backend {
     const ht_backend_ops *ops;
-    int threads;
+    int threads; /* of the host */
     ht_dtype dtype; /* of weights and activations */
     struct ht_profile *profile; /* profile.h; NULL: nothing is counted */
     void *state; /* the backend's own */
@@ -65,6 +66,12 @@ struct ht_backend {
 
 /* The backends. HT_ERR_USAGE from ht_cuda_open: it is not built in, or there is no such device. */
 ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err);
-ht_status ht_cuda_open(ht_backend *be, ht_error *err);
+ht_status ht_cuda_open(ht_backend *be, int threads, ht_error *err);
+
+/* For backends (host.c). The number asked for, or one a core. */
+int ht_host_threads(int threads);
+/* Copies, or converts as ht_convert does, on the backend's threads; `in` may begin at any byte. */
+void ht_host_copy(const ht_backend *be, void *out, const void *in, size_t bytes);
+void ht_host_convert(const ht_backend *be, void *out, ht_dtype out_dtype, const void *in, ht_dtype in_dtype, int64_t n);
 
 #endif

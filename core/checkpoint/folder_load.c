@@ -1,6 +1,6 @@
 /*
  * Weights of a model folder into a model. All names, shapes and dtypes are checked before the first byte is
- * copied; the copy goes through one buffer, so that host memory beyond the map is a few megabytes.
+ * copied; then tensors are read in the order of the file, straight from the map, while the disk is at the next one.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -10,8 +10,6 @@
 #include "core/checkpoint/folder_files.h"
 #include "core/checkpoint/model_folder.h"
 #include "core/checkpoint/safetensors.h"
-
-#define CHUNK ((int64_t)1 << 20) /* elements */
 
 ht_status ht_folder_check_finished(const char *folder, ht_error *err) {
     char mark[HT_PATH_MAX], last[HT_PATH_MAX];
@@ -142,36 +140,38 @@ static ht_status check_surplus(const ht_safetensors *set, const ht_llama *model,
     return HT_OK;
 }
 
-/* Copies one tensor, converted to the model's dtype, a chunk at a time. `aligned` and `converted` hold CHUNK
- * f32. */
-static ht_status load_tensor(ht_llama *model, int64_t index, const ht_safetensors_entry *entry, void *aligned,
-                             void *converted, ht_error *err) {
-    ht_tensor to = ht_params_tensor(&model->weights, index);
-    size_t from_size = ht_dtype_size(entry->dtype), to_size = ht_dtype_size(to.dtype);
-    int64_t total = to.rows * to.cols;
-    for (int64_t first = 0; first < total; first += CHUNK) {
-        size_t n = (size_t)(total - first < CHUNK ? total - first : CHUNK);
-        const void *source = entry->data + (size_t)first * from_size;
-        if (entry->dtype != to.dtype) {
-            memcpy(aligned, source, n * from_size); /* a tensor may begin at any byte of the file */
-            ht_convert(converted, to.dtype, aligned, entry->dtype, n);
-            source = converted;
-        }
-        ht_status status =
-            ht_upload(model->be, (char *)to.data + (size_t)first * to_size, source, n * to_size, err);
-        if (status != HT_OK) return status;
+/* A tensor of the file and the parameter it becomes. */
+typedef struct load_item {
+    const ht_safetensors_entry *entry;
+    int64_t param;
+} load_item;
+
+static int compare_place(const void *a, const void *b) {
+    uintptr_t x = (uintptr_t)((const load_item *)a)->entry->data, y = (uintptr_t)((const load_item *)b)->entry->data;
+    return x < y ? -1 : x > y;
+}
+
+static ht_status load_tensors(ht_llama *model, load_item *items, int64_t count, ht_error *err) {
+    ht_status status = HT_OK;
+    qsort(items, (size_t)count, sizeof *items, compare_place);
+    for (int64_t i = 0; i < count; i++) {
+        const ht_safetensors_entry *entry = items[i].entry;
+        ht_tensor to = ht_params_tensor(&model->weights, items[i].param);
+        if (i + 1 < count) ht_safetensors_expect(items[i + 1].entry);
+        HT_TRY(ht_upload_converted(model->be, &to, entry->data, entry->dtype, err));
+        ht_safetensors_forget(entry);
     }
-    ht_safetensors_forget(entry);
-    return HT_OK;
+done:
+    return status;
 }
 
 ht_status ht_model_folder_load(const char *folder, ht_llama *model, int *head_loaded, ht_error *err) {
     char path[HT_PATH_MAX];
     ht_llama_config config;
     ht_safetensors *set = NULL;
-    const ht_safetensors_entry **entries = NULL;
+    load_item *items = NULL;
+    int64_t count = 0;
     uint8_t *used = NULL;
-    void *aligned = NULL, *converted = NULL;
     const ht_layout *layout = &model->layout;
     ht_status status = HT_OK;
     *head_loaded = 0;
@@ -180,26 +180,22 @@ ht_status ht_model_folder_load(const char *folder, ht_llama *model, int *head_lo
     HT_TRY(check_config(folder, &config, &model->config, err));
     HT_TRY(ht_folder_weights_path(path, folder, err));
     HT_TRY(ht_safetensors_open(&set, path, err));
-    HT_TRY(ht_calloc(&entries, (size_t)layout->count, sizeof *entries, err));
+    HT_TRY(ht_calloc(&items, (size_t)layout->count, sizeof *items, err));
     HT_TRY(ht_calloc(&used, (size_t)ht_safetensors_count(set), 1, err));
     int headless = model->config.head == HT_HEAD_SCALAR && config.head == HT_HEAD_LM;
     for (int64_t i = 0; i < layout->count; i++) {
         if (headless && i == ht_layout_output(layout)) continue;
-        entries[i] = ht_safetensors_find(set, layout->params[i].name);
-        HT_TRY(check_entry(&layout->params[i], entries[i], path, err));
-        used[entries[i] - ht_safetensors_at(set, 0)] = 1;
+        const ht_safetensors_entry *entry = ht_safetensors_find(set, layout->params[i].name);
+        HT_TRY(check_entry(&layout->params[i], entry, path, err));
+        used[entry - ht_safetensors_at(set, 0)] = 1;
+        items[count++] = (load_item){entry, i};
     }
     HT_TRY(check_surplus(set, model, config.head, used, path, err));
-    HT_TRY(ht_calloc(&aligned, (size_t)CHUNK, sizeof(float), err));
-    HT_TRY(ht_calloc(&converted, (size_t)CHUNK, sizeof(float), err));
-    for (int64_t i = 0; i < layout->count; i++)
-        if (entries[i]) HT_TRY(load_tensor(model, i, entries[i], aligned, converted, err));
+    HT_TRY(load_tensors(model, items, count, err));
     *head_loaded = !headless;
 done:
-    free(aligned);
-    free(converted);
     free(used);
-    free(entries);
+    free(items);
     ht_safetensors_close(set);
     return status;
 }

@@ -331,10 +331,18 @@ const ht_safetensors_entry *ht_safetensors_find(const ht_safetensors *set, const
     return set->count ? bsearch(&key, set->entries, set->count, sizeof key, compare_name) : NULL;
 }
 
-void ht_safetensors_forget(const ht_safetensors_entry *entry) {
+/* Advice only, on the whole pages inside the entry: a refusal changes nothing. */
+static void advise(const ht_safetensors_entry *entry, int advice) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t begin = ((uintptr_t)entry->data + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)entry->data + entry->bytes) / page * page;
-    /* Advice only: whole pages inside the entry; a refusal changes nothing. */
-    if (end > begin) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+    if (end > begin) (void)madvise((void *)begin, end - begin, advice);
+}
+
+void ht_safetensors_expect(const ht_safetensors_entry *entry) {
+    advise(entry, MADV_WILLNEED);
+}
+
+void ht_safetensors_forget(const ht_safetensors_entry *entry) {
+    advise(entry, MADV_DONTNEED);
 }

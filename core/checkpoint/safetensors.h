@@ -43,6 +43,8 @@ const ht_safetensors_entry *ht_safetensors_at(const ht_safetensors *set, int64_t
 const ht_safetensors_entry *ht_safetensors_find(const ht_safetensors *set,
                                                 const char *name); /* NULL: absent */
 
+/* Says that the entry's bytes will be read next: the disk may begin. */
+void ht_safetensors_expect(const ht_safetensors_entry *entry);
 /* Says that the entry's bytes are not needed for now, so that the pages of a file of many gigabytes do not
  * count as the process's memory. Reading them again is fine. */
 void ht_safetensors_forget(const ht_safetensors_entry *entry);

@@ -390,6 +390,46 @@ static void test_contracts__memory(void **state) {
     ht_arena_clear(&arena);
 }
 
+/* From an address that is aligned to nothing, in every dtype, in sizes that end inside of every kind of piece. */
+static void test_contracts__converted_uploads(void **state) {
+    (void)state;
+    enum { MOST = (5 << 20) / 2 + 77 };
+    static const ht_dtype from[] = {HT_F32, HT_BF16, HT_F16}, to[] = {HT_F32, HT_BF16};
+    static const int64_t sizes[] = {1, 63, 4097, MOST};
+    ht_error err = HT_ERROR_INIT;
+    ht_arena arena;
+    unsigned char *file = malloc(MOST * sizeof(float) + 1), *back = malloc(MOST * sizeof(float));
+    float *aligned = malloc(MOST * sizeof(float)), *expected = malloc(MOST * sizeof(float));
+    void *block = NULL;
+    ht_arena_init(&arena, 0);
+    ht_backend_arena(backend, &arena);
+    assert_int_equal(ht_arena_take(&arena, HT_MEMORY_WORKSPACE, MOST * sizeof(float), &block, &err), HT_OK);
+    for (int64_t i = 0; i < MOST; i++)
+        aligned[i] = (float)(i % 256 - 128) / 64;
+    for (size_t f = 0; f < 3; f++) {
+        ht_convert(expected, from[f], aligned, HT_F32, MOST);
+        memcpy(file + 1, expected, MOST * ht_dtype_size(from[f]));
+        for (size_t t = 0; t < 2; t++) {
+            ht_convert(expected, to[t], aligned, HT_F32, MOST); /* every value is exact in every dtype */
+            for (size_t s = 0; s < 4; s++) {
+                ht_tensor y = ht_tensor_of(block, to[t], 1, sizes[s]);
+                size_t bytes = (size_t)sizes[s] * ht_dtype_size(to[t]);
+                assert_int_equal(ht_upload_converted(backend, &y, file + 1, from[f], &err), HT_OK);
+                assert_int_equal(ht_download(backend, back, block, bytes, &err), HT_OK);
+                assert_memory_equal(back, expected, bytes);
+                assert_int_equal(ht_zero(backend, block, bytes, &err), HT_OK);
+            }
+        }
+    }
+    ht_tensor rows = {.data = block, .rows = 2, .cols = 4, .stride = 8, .dtype = HT_F32};
+    assert_int_equal(ht_upload_converted(backend, &rows, file, HT_F32, &err), HT_ERR_USAGE);
+    ht_arena_clear(&arena);
+    free(expected);
+    free(aligned);
+    free(back);
+    free(file);
+}
+
 /* The comparison of the harness itself: what passes, what fails. */
 static void test_contracts__comparison_can_fail(void **state) {
     (void)state;
@@ -438,6 +478,7 @@ int main(void) {
         cmocka_unit_test(test_contracts__rms_norm_rows_stand_alone),
         cmocka_unit_test(test_contracts__cached_rows_stand_alone),
         cmocka_unit_test(test_contracts__memory),
+        cmocka_unit_test(test_contracts__converted_uploads),
         cmocka_unit_test(test_contracts__comparison_can_fail),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);

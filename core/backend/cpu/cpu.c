@@ -67,6 +67,12 @@ static ht_status cpu_copy_bytes(ht_backend *be, void *to, const void *from, size
     return HT_OK;
 }
 
+static ht_status cpu_upload_converted(ht_backend *be, ht_tensor *y, const void *from, ht_dtype dtype, ht_error *err) {
+    (void)err;
+    ht_host_convert(be, y->data, y->dtype, from, dtype, y->rows * y->cols);
+    return HT_OK;
+}
+
 static ht_status cpu_zero(ht_backend *be, void *memory, size_t bytes, ht_error *err) {
     (void)be;
     (void)err;
@@ -143,12 +149,13 @@ ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err) {
     HT_TRY(choose_set(&set, err));
     HT_TRY(ht_calloc(&state, 1, sizeof *state, err));
     be->state = state;
-    be->threads = threads > 0 ? threads : omp_get_num_procs();
+    be->threads = ht_host_threads(threads);
     omp_set_num_threads(be->threads); /* oneDNN's products follow it too */
     state->ops = *set->ops;
     state->ops.name = "cpu";
     state->ops.close = cpu_close;
     state->ops.upload = state->ops.download = cpu_copy_bytes;
+    state->ops.upload_converted = cpu_upload_converted;
     state->ops.zero = cpu_zero;
     state->ops.bf16_speed = ht_onednn_bf16_speed;
     be->ops = &state->ops;

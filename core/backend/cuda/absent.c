@@ -3,7 +3,8 @@
  */
 #include "core/backend/ops.h"
 
-ht_status ht_cuda_open(ht_backend *be, ht_error *err) {
+ht_status ht_cuda_open(ht_backend *be, int threads, ht_error *err) {
     (void)be;
+    (void)threads;
     return ht_fail(err, HT_ERR_USAGE, "backend \"cuda\" is not built into this program; built in: cpu");
 }

@@ -82,19 +82,38 @@ static char *piece_memory(const ht_cuda_staging *s) {
     return s->memory + (size_t)s->piece * HT_CUDA_PIECE_BYTES;
 }
 
-/* The host's bytes are in pinned memory on return; they travel while the host goes on, in the stream's order. */
+/* *room = staging memory for *n of `bytes` bytes: as many as fit, whole elements of `size` bytes. */
+static ht_status take_room(ht_cuda *cuda, size_t bytes, size_t size, char **room, size_t *n, ht_error *err) {
+    ht_cuda_staging *s = &cuda->staging;
+    if (HT_CUDA_PIECE_BYTES - s->used < size) HT_CHECK(next_piece(cuda, err));
+    size_t most = (HT_CUDA_PIECE_BYTES - s->used) / size * size;
+    *n = bytes < most ? bytes : most;
+    *room = piece_memory(s) + s->used;
+    s->used += (*n + 63) / 64 * 64; /* a piece is a multiple of it */
+    return HT_OK;
+}
+
+/* Uploads have been read from the host on return; they travel while it goes on, in the stream's order. */
 ht_status ht_cuda_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err) {
     ht_cuda *cuda = ht_cuda_of(be);
-    ht_cuda_staging *s = &cuda->staging;
-    for (size_t done = 0; done < bytes;) {
-        if (s->used == HT_CUDA_PIECE_BYTES) HT_CHECK(next_piece(cuda, err));
-        size_t room = HT_CUDA_PIECE_BYTES - s->used, n = bytes - done < room ? bytes - done : room;
-        char *piece = piece_memory(s) + s->used;
-        memcpy(piece, (const char *)from_host + done, n);
-        HT_CUDA(cudaMemcpyAsync((char *)to + done, piece, n, cudaMemcpyHostToDevice, cuda->stream));
-        done += n;
-        s->used += n;
-        s->used = s->used % 64 ? s->used + 64 - s->used % 64 : s->used;
+    char *room;
+    for (size_t done = 0, n; done < bytes; done += n) {
+        HT_CHECK(take_room(cuda, bytes - done, 1, &room, &n, err));
+        ht_host_copy(be, room, (const char *)from_host + done, n);
+        HT_CUDA(cudaMemcpyAsync((char *)to + done, room, n, cudaMemcpyHostToDevice, cuda->stream));
+    }
+    return HT_OK;
+}
+
+static ht_status cuda_upload_converted(ht_backend *be, ht_tensor *y, const void *from_host, ht_dtype from, ht_error *err) {
+    ht_cuda *cuda = ht_cuda_of(be);
+    size_t size = ht_dtype_size(y->dtype), from_size = ht_dtype_size(from), bytes = (size_t)(y->rows * y->cols) * size;
+    char *room;
+    for (size_t done = 0, n; done < bytes; done += n) {
+        HT_CHECK(take_room(cuda, bytes - done, size, &room, &n, err));
+        const char *source = (const char *)from_host + done / size * from_size;
+        ht_host_convert(be, room, y->dtype, source, from, (int64_t)(n / size));
+        HT_CUDA(cudaMemcpyAsync((char *)y->data + done, room, n, cudaMemcpyHostToDevice, cuda->stream));
     }
     return HT_OK;
 }
@@ -228,6 +247,7 @@ static const ht_backend_ops cuda_ops = {
     .allocate = cuda_allocate,
     .release = cuda_release,
     .upload = ht_cuda_upload,
+    .upload_converted = cuda_upload_converted,
     .download = ht_cuda_download,
     .zero = cuda_zero,
     .copy = ht_cuda_copy,
@@ -255,12 +275,12 @@ static const ht_backend_ops cuda_ops = {
     .forget = ht_cuda_forget,
 };
 
-extern "C" ht_status ht_cuda_open(ht_backend *be, ht_error *err) {
+extern "C" ht_status ht_cuda_open(ht_backend *be, int threads, ht_error *err) {
     ht_cuda *cuda = NULL;
     HT_CHECK(ht_calloc(&cuda, 1, sizeof *cuda, err));
     be->ops = &cuda_ops;
     be->state = cuda;
-    be->threads = 1;
+    be->threads = ht_host_threads(threads);
     ht_status status = find_device(cuda, err);
     if (status == HT_OK) status = set_up(cuda, err);
     if (status != HT_OK) cuda_close(be);
