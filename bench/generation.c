@@ -22,6 +22,8 @@ typedef struct generation {
     int32_t expected; /* last token of the first sequence; -1: any */
 } generation;
 
+enum { MOST_PREFILL = 16384 };
+
 /* A model, an engine and `count` prompts of `length` random tokens. */
 static ht_status open_generation(work *w, int64_t length, ht_error *err) {
     ht_status status = HT_OK;
@@ -29,8 +31,8 @@ static ht_status open_generation(work *w, int64_t length, ht_error *err) {
     HT_TRY(ht_calloc(&self, 1, sizeof *self, err));
     w->self = self;
     const ht_engine_limits limits = {.max_sequences = w->count,
-                                     .cache_tokens = w->count * (length + WORK_NEW + 16),
-                                     .prefill_tokens = w->count * length};
+                                     .cache_tokens = w->count * (length + w->amount.new_tokens + 16),
+                                     .prefill_tokens = w->count * length < MOST_PREFILL ? w->count * length : MOST_PREFILL};
     self->length = length;
     self->expected = -1;
     HT_TRY(work_model(w, &self->model, HT_HEAD_LM, err));
@@ -43,7 +45,7 @@ done:
 }
 
 static ht_status generate_open(work *w, ht_error *err) {
-    return open_generation(w, WORK_PROMPT, err);
+    return open_generation(w, w->amount.prompt, err);
 }
 
 static ht_status generate_run(work *w, int64_t *tokens, ht_error *err) {
@@ -56,7 +58,7 @@ static ht_status generate_run(work *w, int64_t *tokens, ht_error *err) {
     for (int64_t i = 0; i < w->count; i++) {
         requests[i] = (ht_request){.prompt = self->prompts + i * self->length,
                                    .prompt_length = self->length,
-                                   .max_new_tokens = WORK_NEW,
+                                   .max_new_tokens = w->amount.new_tokens,
                                    .top_p = 1,
                                    .ignore_eos = 1,
                                    .lookup_tokens = self->lookup_tokens};
@@ -64,8 +66,8 @@ static ht_status generate_run(work *w, int64_t *tokens, ht_error *err) {
     HT_TRY(ht_generate(self->engine, requests, w->count, done, NULL, NULL, err));
     for (int64_t i = 0; i < w->count; i++)
         *tokens += done[i].length;
-    if (self->expected >= 0 && done[0].tokens[WORK_NEW - 1] != self->expected)
-        status = ht_fail(err, HT_ERR_RUN, "the summary ends with token %d, not %d", done[0].tokens[WORK_NEW - 1],
+    if (self->expected >= 0 && done[0].tokens[w->amount.new_tokens - 1] != self->expected)
+        status = ht_fail(err, HT_ERR_RUN, "the summary ends with token %d, not %d", done[0].tokens[w->amount.new_tokens - 1],
                          self->expected);
     ht_completions_free(done, w->count);
 done:
@@ -85,11 +87,11 @@ static void generate_close(work *w) {
     ht_llama_free(&self->model);
 }
 
-const work_kind work_generate = {"generate-", generate_open, generate_run, generate_limit, generate_close};
+const work_kind work_generate = {"generate-", generate_open, generate_run, generate_limit, generate_close, NULL};
 
 /* --- a summary -------------------------------------------------------------------------------------------- */
 
-enum { SUMMARY_PROMPT = 384, FIRST = 20, SPAN = 12, PERIOD = 16, OTHERS = 512, LOOKUP_TOKENS = 10 };
+enum { SUMMARY_PROMPT = 384, SUMMARY_NEW = 128, FIRST = 20, SPAN = 12, PERIOD = 16, OTHERS = 512, LOOKUP_TOKENS = 10 };
 
 static ht_status zero(ht_llama *model, int64_t layer, ht_layer_param p, ht_error *err) {
     ht_tensor t = ht_params_tensor(&model->weights, ht_layout_layer(&model->layout, layer, p));
@@ -113,7 +115,7 @@ done:
 
 /* Tokens of another range of ids, with the summary's spans among them, last span first; at the end, FIRST - 1. */
 static void fill_summary_prompt(int32_t *prompt) {
-    enum { SPANS = WORK_NEW / PERIOD, STRIDE = SUMMARY_PROMPT / SPANS };
+    enum { SPANS = SUMMARY_NEW / PERIOD, STRIDE = SUMMARY_PROMPT / SPANS };
     for (int i = 0; i < SUMMARY_PROMPT; i++)
         prompt[i] = OTHERS + i * 37 % 400;
     for (int span = 0; span < SPANS; span++)
@@ -124,15 +126,17 @@ static void fill_summary_prompt(int32_t *prompt) {
 
 static ht_status summary_open(work *w, ht_error *err) {
     ht_status status = HT_OK;
+    if (w->amount.new_tokens != SUMMARY_NEW)
+        return ht_fail(err, HT_ERR_USAGE, "%s: of sizes whose responses have %d tokens", w->kind->name, SUMMARY_NEW);
     HT_TRY(open_generation(w, SUMMARY_PROMPT, err));
     generation *self = w->self;
     self->lookup_tokens = w->kind == &work_summary_lookup ? LOOKUP_TOKENS : 0;
-    self->expected = FIRST + WORK_NEW - 1;
+    self->expected = FIRST + SUMMARY_NEW - 1;
     fill_summary_prompt(self->prompts);
     HT_TRY(make_successor_model(&self->model, err));
 done:
     return status;
 }
 
-const work_kind work_summary_greedy = {"summary-greedy", summary_open, generate_run, generate_limit, generate_close};
-const work_kind work_summary_lookup = {"summary-lookup", summary_open, generate_run, NULL, generate_close};
+const work_kind work_summary_greedy = {"summary-greedy", summary_open, generate_run, generate_limit, generate_close, NULL};
+const work_kind work_summary_lookup = {"summary-lookup", summary_open, generate_run, NULL, generate_close, NULL};

@@ -5,7 +5,7 @@
 #include "core/base/memory.h"
 #include "ppo/task.h"
 
-enum { MINI_BATCHES = 4, MICRO_TOKENS = 4096, SEQUENCES = 128 };
+enum { MINI_BATCHES = 4, SEQUENCES = 256 };
 
 typedef struct ppo {
     ht_ppo_config config;
@@ -29,9 +29,10 @@ done:
 /* As halter-ppo opens them (ppo/command.c), but for the folders. */
 static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     ht_status status = HT_OK;
-    const ht_engine_limits limits = {.max_sequences = SEQUENCES,
-                                     .cache_tokens = SEQUENCES * (WORK_PROMPT + WORK_NEW),
-                                     .prefill_tokens = MICRO_TOKENS};
+    int64_t tokens = w->amount.micro_tokens, sequences = w->count < SEQUENCES ? w->count : SEQUENCES;
+    const ht_engine_limits limits = {.max_sequences = sequences,
+                                     .cache_tokens = sequences * (w->amount.prompt + w->amount.new_tokens),
+                                     .prefill_tokens = tokens};
     HT_TRY(work_model(w, &m->policy, HT_HEAD_LM, err));
     HT_TRY(copy_model(w, &m->reference, &m->policy, err));
     HT_TRY(work_model(w, &m->helpful, HT_HEAD_SCALAR, err));
@@ -39,8 +40,8 @@ static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     HT_TRY(copy_model(w, &m->value, &m->helpful, err));
     HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &w->arena, err));
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &w->arena, err));
-    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, HT_KEEP_ALL, MICRO_TOKENS, MICRO_TOKENS, err));
-    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, HT_KEEP_ALL, MICRO_TOKENS, MICRO_TOKENS, err));
+    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, HT_KEEP_ALL, tokens, tokens, err));
+    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, HT_KEEP_ALL, tokens, tokens, err));
     m->safe_acts = m->value_acts; /* one shape */
     HT_TRY(ht_engine_init(&m->engine, &m->policy, &w->arena, &limits, err));
 done:
@@ -54,10 +55,8 @@ static ht_status fill_prompts(const work *w, ht_prompt_set *set, ht_error *err) 
     HT_TRY(ht_calloc(&set->dialog_ids, count, sizeof *set->dialog_ids, err));
     HT_TRY(ht_calloc(&set->is_safety, count, 1, err));
     for (int64_t i = 0; i < w->count; i++) {
-        int32_t tokens[WORK_PROMPT];
-        for (int64_t t = 0; t < WORK_PROMPT; t++)
-            tokens[t] = work_token(w, (uint64_t)i, t);
-        HT_TRY(ht_ids_append(&set->tokens, tokens, WORK_PROMPT, err));
+        for (int64_t t = 0; t < w->amount.prompt; t++)
+            HT_TRY(ht_ids_append(&set->tokens, &(int32_t){work_token(w, (uint64_t)i, t)}, 1, err));
         set->dialog_ids[i] = i + 1;
         set->start[++set->count] = (int64_t)set->tokens.count;
     }
@@ -73,12 +72,12 @@ static ht_status ppo_open(work *w, ht_error *err) {
     HT_TRY(ht_calloc(&self, 1, sizeof *self, err));
     w->self = self;
     w->config.eos_id = -1; /* no response ends early */
-    self->config = (ht_ppo_config){.train = {.seed = 1, .micro_tokens = MICRO_TOKENS},
+    self->config = (ht_ppo_config){.train = {.seed = 1, .micro_tokens = w->amount.micro_tokens},
                                    .iterations = 1,
                                    .batch = w->count,
                                    .mini_batch = w->count / MINI_BATCHES,
                                    .epochs = 1,
-                                   .max_new_tokens = WORK_NEW,
+                                   .max_new_tokens = w->amount.new_tokens,
                                    .kl_coef = 0.01,
                                    .clip = 0.2,
                                    .value_clip = 0.2,
@@ -102,7 +101,7 @@ static ht_status ppo_run(work *w, int64_t *tokens, ht_error *err) {
         HT_TRY(ht_optimizer_step(&self->models.policy_training, &ht_optimizer_defaults, 1e-6, &norm, err));
         HT_TRY(ht_optimizer_step(&self->models.value_training, &ht_optimizer_defaults, 9e-6, &norm, err));
     }
-    *tokens = w->count * (WORK_PROMPT + WORK_NEW);
+    *tokens = w->count * (w->amount.prompt + w->amount.new_tokens);
 done:
     return status;
 }
@@ -110,10 +109,11 @@ done:
 /* Decoding; a forward pass of five models over all tokens, with logits of policy and reference at the response's; a step of
  * policy and value, each three times a forward pass. The prompts' pass before decoding is left out. */
 static double ppo_limit(const work *w, const ht_profile *peaks) {
-    double tokens = (double)(w->count * (WORK_PROMPT + WORK_NEW)), responses = (double)(w->count * WORK_NEW);
-    double flop = (5 + 2 * 3) * tokens * work_layers_flop(w, WORK_PROMPT + WORK_NEW);
-    flop += (2 + 3) * responses * work_head_flop(w);
-    return tokens / (flop / peaks->product_peak + WORK_NEW * work_decode_seconds(w, w->count, peaks));
+    int64_t new_tokens = w->amount.new_tokens, length = w->amount.prompt + new_tokens;
+    double tokens = (double)(w->count * length), responses = (double)(w->count * new_tokens);
+    double flop = (5 + 2 * 3) * tokens * work_layers_flop(w, length) + (2 + 3) * responses * work_head_flop(w);
+    double decoding = (double)new_tokens * work_decode_seconds(w, w->count, peaks);
+    return tokens / (flop / peaks->product_peak + decoding);
 }
 
 static void ppo_close(work *w) {
@@ -122,4 +122,4 @@ static void ppo_close(work *w) {
     ht_ppo_models_free(&self->models);
 }
 
-const work_kind work_ppo = {"ppo-", ppo_open, ppo_run, ppo_limit, ppo_close};
+const work_kind work_ppo = {"ppo-", ppo_open, ppo_run, ppo_limit, ppo_close, NULL};

@@ -1,7 +1,18 @@
-# Sourced by bench/run: measuring programs that answer requests (bench/worker.c), and numbers.
-# $pipes: a folder for pipes; $log: where the programs' own messages go.
+# Sourced by bench/run and bench/gpu: measuring programs that answer requests (bench/worker.c), rows of the JSON file, and numbers.
+# $pipes: a folder for pipes; $log: where the programs' own messages go; $size, $dtype: of the rows; $deadline: in $SECONDS, when to
+# give up waiting for an answer, if it is set.
 declare -A to from process
 trap '' PIPE # writing to a program that has ended fails, and ends nothing else
+
+# await SIDE: $answer = its next line; false, and the program is ended, when none comes
+await() {
+    local left=()
+    answer=
+    if [ -n "${deadline:-}" ]; then left=(-t "$((deadline > SECONDS ? deadline - SECONDS : 1))"); fi
+    IFS= read -r "${left[@]}" answer <&"${from[$1]}" && return
+    kill "${process[$1]}" 2> /dev/null
+    return 1
+}
 
 # start SIDE COMMAND...: 0 when it is ready; $seconds = how long that took
 start() {
@@ -18,7 +29,8 @@ start() {
     to[$side]=$fd
     exec {fd}< "$pipes/$side.out"
     from[$side]=$fd
-    IFS= read -r line <&"${from[$side]}" || true
+    await "$side"
+    line=$answer
     seconds=$(number "$EPOCHREALTIME - $began")
     [ "$line" = ready ] && return
     stop "$side"
@@ -29,7 +41,7 @@ start() {
 ask() {
     answer=null
     [ -n "${to[$1]:-}" ] || return 0
-    if { echo "$2" >&"${to[$1]}"; } 2> /dev/null && IFS= read -r answer <&"${from[$1]}" && [[ $answer =~ ^[0-9] ]]; then return; fi
+    if { echo "$2" >&"${to[$1]}"; } 2> /dev/null && await "$1" && [[ $answer =~ ^[0-9] ]]; then return; fi
     answer=null
     stop "$1"
 }
@@ -63,4 +75,40 @@ rate() {
 # shown NUMBER FORMAT: for a table
 shown() {
     if [ "$1" = null ]; then echo -; else awk "BEGIN { printf \"$2\", $1 }"; fi
+}
+
+# needs VARIABLE PYTHON MODULES: ends unless that python, if it is given, has them
+refuse() { echo "$0: $*" >&2; exit 2; }
+needs() { [ -z "$2" ] || "$2" -c "import $3" 2> /dev/null || refuse "$1=$2 cannot import $3"; }
+
+# row WORK UNIT OURS PEER MORE: one of the JSON file; MORE: further members
+row() {
+    local ratio
+    case $2 in tokens/s) ratio=$(number "$3 / $4") ;; *) ratio=$(number "$4 / $3") ;; esac # above 1: ours is better
+    echo "{\"work\": \"$1\", \"model\": \"$size\", \"dtype\": \"$dtype\", \"unit\": \"$2\", \"ours\": $3, \"peer\": $4, \"ratio\": $ratio${5:+, $5}}" \
+        >> "$pipes/rows"
+}
+
+# write_rows FILE
+write_rows() {
+    { echo '{"rows": ['; paste -sd '~' "$pipes/rows" | sed 's/~/,\n/g'; echo ']}'; } > "$1"
+    echo "written: $1" >&2
+}
+
+# profile: asks our program; $limit, $core, and the $product, $reading, $copying peaks; calls `operation NAME SHARE RATE UNIT
+# FRACTION` for each
+profile() {
+    local kind a b c d e f g
+    limit=null core=null product=null reading=null copying=null
+    [ -n "${to[ours]:-}" ] || return 0
+    echo profile >&"${to[ours]}"
+    while await ours && [ -n "$answer" ]; do
+        IFS='|' read -r kind a b c d e f g _ <<< "$answer"
+        case $kind in
+        peaks) product=$a reading=$b copying=$c ;;
+        limit) limit=$a ;;
+        core) core=$a ;;
+        operation) operation "$a" "$d" "$e" "$f" "$g" ;;
+        esac
+    done
 }

@@ -23,8 +23,8 @@ static ht_status start_open(work *w, ht_error *err) {
     HT_TRY(ht_llama_init(&self->model, w->be, &w->arena, &config, ht_backend_dtype(w->be), err));
     HT_TRY(ht_model_folder_load(w->folder, &self->model, &head_loaded, err));
     HT_TRY(ht_trainable_init(&self->trainable, &self->model, &w->arena, err));
-    HT_TRY(ht_activations_init(&self->acts, &self->model, &w->arena, HT_KEEP_ALL, WORK_SEQUENCES * WORK_LENGTH,
-                               WORK_SEQUENCES, err));
+    HT_TRY(ht_activations_init(&self->acts, &self->model, &w->arena, HT_KEEP_ALL, w->amount.micro_tokens,
+                               w->amount.sequences, err));
 done:
     return status;
 }
@@ -36,4 +36,4 @@ static void start_close(work *w) {
     ht_llama_free(&self->model);
 }
 
-const work_kind work_start = {"start", start_open, NULL, NULL, start_close};
+const work_kind work_start = {"start", start_open, NULL, NULL, start_close, NULL};

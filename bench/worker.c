@@ -3,11 +3,13 @@
  *
  *   bench-worker THREADS SIZE WORK DTYPE [FOLDER]   DTYPE fp32 or bf16; FOLDER for the work "start"
  *   bench-worker THREADS SIZE write DTYPE FOLDER    writes a model folder
+ * BENCH_BACKEND: cpu or cuda; cpu where it is not set.
  *
  * It prints "ready", or "unsupported" and the reason on stderr. Then it answers lines on stdin:
  *   run      does the work once: tokens a second. The first time sets things up, too, and is not to be counted.
  *   memory   the greatest resident size of this process so far, MB
  *   profile  does the work for half a second, at least once, and prints, separated by "|":
+ *              peaks|product GFLOP/s|reading GB/s|copying GB/s|
  *              limit|tokens a second|          core|share of the time in products and attention|
  *              operation|name|calls|seconds|share|rate|GFLOP/s or GB/s|fraction of the peak|
  *            and an empty line
@@ -50,30 +52,25 @@ static void print_memory(void) {
     printf("%.1f\n", kib * 1024e-6);
 }
 
-/* Its rate is of FLOP, or of bytes where these are what takes the longer at the peaks. */
-static void print_operation(const ht_profile *p, ht_operation operation, double all) {
-    const ht_profile_line *line = &p->lines[operation];
-    int moves = ht_operation_traffic(operation) != HT_TRAFFIC_NONE &&
-                line->bytes / p->read_peak > line->flop / p->product_peak;
-    double rate = 1e-9 * (moves ? line->bytes : line->flop) / line->seconds;
-    if (line->calls)
-        printf("operation|%s|%" PRId64 "|%.6g|%.4g|%.4g|%s|%.3g|\n", ht_operation_text(operation), line->calls,
-               line->seconds, line->seconds / all, rate, moves ? "GB/s" : "GFLOP/s", line->least / line->seconds);
-}
-
 static ht_status profile(work *w, ht_error *err) {
     ht_status status = HT_OK;
     int64_t tokens = 0;
     double core = 0, all;
     HT_TRY(ht_profile_start(w->be, err));
     const ht_profile *p = ht_backend_profile(w->be);
+    printf("peaks|%.4g|%.4g|%.4g|\n", 1e-9 * p->product_peak, 1e-9 * p->read_peak, 1e-9 * p->copy_peak);
+    if (w->kind->profile) {
+        HT_TRY(w->kind->profile(w, err));
+        puts("");
+        goto done;
+    }
     do {
         HT_TRY(w->kind->run(w, &tokens, err));
         all = ht_now() - p->started;
     } while (all < 0.5);
     if (w->kind->limit) printf("limit|%.6g|\n", w->kind->limit(w, p));
     for (int i = 0; i < HT_OPERATION_COUNT; i++) {
-        print_operation(p, (ht_operation)i, all);
+        work_print_operation(ht_operation_text((ht_operation)i), (ht_operation)i, &p->lines[i], p, all);
         if (ht_operation_is_core((ht_operation)i)) core += p->lines[i].seconds;
     }
     printf("core|%.4g|\n\n", core / all);
@@ -106,6 +103,11 @@ done:
     return status;
 }
 
+static ht_backend_kind wanted_backend(void) {
+    const char *name = getenv("BENCH_BACKEND");
+    return name && strcmp(name, "cuda") == 0 ? HT_BACKEND_CUDA : HT_BACKEND_CPU;
+}
+
 int main(int argc, char **argv) {
     ht_status status = HT_OK;
     ht_error error = HT_ERROR_INIT, *err = &error;
@@ -117,7 +119,7 @@ int main(int argc, char **argv) {
     }
     int is_bf16 = strcmp(argv[4], "bf16") == 0;
     ht_log_set_level(HT_LOG_WARN);
-    HT_TRY(ht_backend_open(&be, HT_BACKEND_CPU, atoi(argv[1]), err));
+    HT_TRY(ht_backend_open(&be, wanted_backend(), atoi(argv[1]), err));
     HT_TRY(ht_backend_choose_dtype(be, is_bf16 ? HT_DTYPE_BF16 : HT_DTYPE_F32, err));
     if (writes)
         status = work_write_folder(be, argv[2], argv[5], err);

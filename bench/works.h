@@ -1,15 +1,19 @@
 /*
  * works.h: the pieces of work that are measured, on random weights and random tokens.
  *
- *   sft             one optimizer step of halter-sft on 8 sequences of 512 tokens, every token a target
- *   reward          one of halter-reward train on 4 pairs, 8 sequences of 512 tokens
- *   score           scores of 8 sequences of 512 tokens by a reward model
- *   generate-N      N sequences at once, greedy: 32 prompt tokens and 128 new ones each, end of sequence ignored
- *   summary-greedy  one sequence, 384 prompt tokens and 128 new ones, three quarters of them copied (generation.c)
+ * Of the sizes tiny, small and medium, and in brackets of 7b:
+ *   sft             one optimizer step of halter-sft on 8 sequences of 512 tokens (4 of 4096), every token a target
+ *   reward          one of halter-reward train on pairs of such sequences
+ *   score           scores of these sequences by a reward model
+ *   generate-N      N sequences at once, greedy: 32 prompt tokens and 128 new ones each (256 and 256), end of sequence
+ *                   ignored
+ *   summary-greedy  one sequence, 384 prompt tokens and 128 new ones, three quarters of them copied (generation.c); not
+ *                   of 7b
  *   summary-lookup  the same with prompt lookup, 10 tokens proposed a pass
- *   ppo-N           one iteration of halter-ppo: N responses of 128 tokens to prompts of 32, scored by two reward models,
- *                   one epoch in four mini-batches
+ *   ppo-N           one iteration of halter-ppo: N responses to prompts of such lengths, scored by two reward models, one
+ *                   epoch in four mini-batches
  *   start           no work: a model folder is loaded, for training
+ *   operations      no work: each operation by itself, on one such sequence (operations.c), for its profile
  *
  * bench/peers does the same with other toolkits.
  */
@@ -21,9 +25,14 @@
 #include "core/model/llama.h"
 #include "core/optim/adamw.h"
 
-enum { WORK_SEQUENCES = 8, WORK_LENGTH = 512, WORK_PROMPT = 32, WORK_NEW = 128 };
-
 typedef struct work work;
+
+/* How much a size has to do. */
+typedef struct work_amount {
+    int64_t sequences, length;      /* trained on or scored at once; tokens of each */
+    int64_t prompt, new_tokens;     /* of a response */
+    int64_t micro_tokens;           /* a forward and backward pass */
+} work_amount;
 
 typedef struct work_kind {
     const char *name; /* "generate-": a number follows */
@@ -34,22 +43,25 @@ typedef struct work_kind {
     /* Tokens a second at the peaks (docs/benchmarks.md); NULL: none is stated. */
     double (*limit)(const work *w, const ht_profile *peaks);
     void (*close)(work *w); /* frees self */
+    /* In place of `run` when a profile counts; NULL: `run` */
+    ht_status (*profile)(work *w, ht_error *err);
 } work_kind;
 
 extern const work_kind work_sft, work_reward, work_score, work_generate, work_summary_greedy, work_summary_lookup,
-    work_ppo, work_start;
+    work_ppo, work_start, work_operations;
 
 struct work {
     const work_kind *kind;
     ht_backend *be; /* borrowed */
     ht_arena arena;
     ht_llama_config config; /* of the size, with a language-model head */
+    work_amount amount;
     int64_t count;          /* the number in the name */
     const char *folder;     /* work_start; borrowed */
     void *self;             /* the kind's own */
 };
 
-/* Sets up `name` on a model of a size ("tiny", "small", "medium") in the backend's dtype. HT_ERR_USAGE: no such work or
+/* Sets up `name` on a model of a size ("tiny", "small", "medium", "7b") in the backend's dtype. HT_ERR_USAGE: no such work or
  * size. work_close in any case. */
 ht_status work_open(work *w, ht_backend *be, const char *size, const char *name, ht_error *err);
 void work_close(work *w);
@@ -60,6 +72,8 @@ ht_status work_write_folder(ht_backend *be, const char *size, const char *folder
 /* --- for the files of works ------------------------------------------------------------------------------- */
 
 ht_status work_model(work *w, ht_llama *model, ht_head head, ht_error *err); /* random weights */
+/* n normal numbers of this deviation; a stretch of them comes again and again, so that 7b takes seconds. */
+ht_status work_randomize(work *w, void *memory, ht_dtype dtype, int64_t n, double deviation, ht_error *err);
 int32_t work_token(const work *w, uint64_t stream, int64_t i);                /* a random one */
 
 /* A model under training. */
@@ -74,6 +88,10 @@ void work_training_free(work_training *t);
 /* FLOP of a token's forward pass: products of the layers and of attention in a sequence of this length; of its logits. */
 double work_layers_flop(const work *w, int64_t length);
 double work_head_flop(const work *w);
+/* Prints a line "operation|..." (worker.c), where the operation was called; share: of `all` seconds. Its rate is of FLOP, or
+ * of bytes where these are what takes the longer at the peaks. */
+void work_print_operation(const char *name, ht_operation operation, const ht_profile_line *line, const ht_profile *peaks,
+                          double all);
 /* Seconds of one new token of each of `count` sequences: the weights are read once, or the products are computed. */
 double work_decode_seconds(const work *w, int64_t count, const ht_profile *peaks);
 

@@ -2,7 +2,7 @@
 
 A script is started as `python SCRIPT THREADS SIZE WORK SETTING ...`, prints "ready", or "unsupported" and the reason on
 stderr, and then answers lines: "run" does the work once and gives its tokens a second, "memory" the greatest resident size
-so far in MB. BENCH_CLOCK=cpu counts processor time instead of the clock's.
+so far in MB. BENCH_CLOCK=cpu counts processor time instead of the clock's. BENCH_BACKEND: cpu or cuda.
 """
 
 import os
@@ -13,8 +13,11 @@ SIZES = {  # dim, layers, heads, hidden, vocabulary
     "tiny": (128, 4, 4, 352, 1024),
     "small": (288, 6, 6, 768, 32000),
     "medium": (768, 12, 12, 2048, 32000),
+    "7b": (4096, 32, 32, 11008, 32000),
 }
-SEQUENCES, LENGTH, PROMPT, NEW = 8, 512, 32, 128
+# sequences and their length, tokens a forward and backward pass, of a prompt, of a response
+SEQUENCES, LENGTH, MICRO, PROMPT, NEW = (4, 4096, 4096, 256, 256) if "7b" in sys.argv else (8, 512, 4096, 32, 128)
+DEVICE = os.environ.get("BENCH_BACKEND", "cpu")
 clock = time.process_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
 
 # Libraries print where they please: answers keep the stdout of the start to themselves.

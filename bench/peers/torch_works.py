@@ -12,15 +12,16 @@ import sys
 import shapes
 import torch
 import torch.nn.functional as F
-from shapes import LENGTH, NEW, PROMPT, SEQUENCES
+from shapes import DEVICE, LENGTH, MICRO, NEW, PROMPT, SEQUENCES
 from transformers import CompileConfig, LlamaForCausalLM, LlamaForSequenceClassification
 from transformers.utils import logging
 
 
 def build(kind, size, setting, **more):
     torch.manual_seed(1)
-    model = kind(shapes.llama_config(size, **more))
-    return model.to(torch.bfloat16) if setting.startswith("bf16") else model
+    dtype = torch.bfloat16 if setting.startswith("bf16") else torch.float32
+    with torch.device(DEVICE):
+        return kind(shapes.llama_config(size, **more)).to(dtype)
 
 
 def reward_model(size, setting):
@@ -28,18 +29,19 @@ def reward_model(size, setting):
 
 
 def precision(setting):
-    return torch.autocast("cpu", torch.bfloat16) if setting.startswith("autocast") else contextlib.nullcontext()
+    return torch.autocast(DEVICE, torch.bfloat16) if setting.startswith("autocast") else contextlib.nullcontext()
 
 
 def random_ids(model, rows, columns):
-    return torch.randint(3, model.config.vocab_size, (rows, columns))
+    return torch.randint(3, model.config.vocab_size, (rows, columns), device=DEVICE)
 
 
 def compiled(model, setting):
     return torch.compile(model) if setting.endswith("+compile") else model
 
 
-def training(model, loss, setting):
+def training(model, loss, parts, setting):
+    """`parts`: of a step, a forward and backward pass each."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     gains = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -51,12 +53,14 @@ def training(model, loss, setting):
     )
 
     def step():
-        with precision(setting):
-            value = loss()
-        value.backward()
+        for part in parts:
+            with precision(setting):
+                value = loss(part) / len(parts)
+            value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        value.item()  # waits for the device
         return SEQUENCES * LENGTH
 
     return step
@@ -65,27 +69,29 @@ def training(model, loss, setting):
 def sft(size, setting):
     model = build(LlamaForCausalLM, size, setting)
     run, ids = compiled(model, setting), random_ids(model, SEQUENCES, LENGTH)
-    return training(model, lambda: run(input_ids=ids, labels=ids, use_cache=False).loss, setting)
+    parts = ids.split(max(1, MICRO // LENGTH))
+    return training(model, lambda part: run(input_ids=part, labels=part, use_cache=False).loss, parts, setting)
 
 
 def reward(size, setting):
     model = reward_model(size, setting)
     run, ids = compiled(model, setting), random_ids(model, SEQUENCES, LENGTH)
 
-    def loss():
-        scores = run(input_ids=ids, use_cache=False).logits.float().view(2, -1)
+    def loss(part):
+        scores = run(input_ids=part, use_cache=False).logits.float().view(2, -1)
         return -F.logsigmoid(scores[0] - scores[1] - 1 / 3).mean()
 
-    return training(model, loss, setting)
+    return training(model, loss, ids.split(max(2, MICRO // LENGTH)), setting)
 
 
 def score(size, setting):
     model = reward_model(size, setting).eval()
-    run, ids = compiled(model, setting), random_ids(model, SEQUENCES, LENGTH)
+    run, parts = compiled(model, setting), random_ids(model, SEQUENCES, LENGTH).split(max(1, MICRO // LENGTH))
 
     def step():
         with torch.inference_mode(), precision(setting):
-            run(input_ids=ids, use_cache=False).logits.tolist()
+            for part in parts:
+                run(input_ids=part, use_cache=False).logits.tolist()
         return SEQUENCES * LENGTH
 
     return step
@@ -104,7 +110,7 @@ def generation(model, ids, setting, **more):
             out = model.generate(
                 ids, attention_mask=mask, do_sample=False, min_new_tokens=NEW, max_new_tokens=NEW, pad_token_id=0, **more
             )
-        new = out[:, ids.shape[1] :]
+        new = out[:, ids.shape[1] :].cpu()  # waits for the device
         return new.numel()
 
     return step
@@ -124,7 +130,7 @@ def summary(size, setting, **more):
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=DEVICE)
         assert model(ids).logits[0, -1].argmax() == first
     return generation(model, ids, setting, **more)
 

@@ -80,7 +80,8 @@ void ht_backend_arena(ht_backend *be, ht_arena *arena) {
         }                                                                         \
         ht_profile_begin(be->profile);                                            \
         status = be->ops->entry;                                                  \
-        if (status == HT_OK && be->ops->finish) status = be->ops->finish(be, err); \
+        if (status == HT_OK && be->ops->finish && !be->profile->together)         \
+            status = be->ops->finish(be, err);                                    \
         ht_profile_end(be->profile, HT_OPERATION_##operation, work);              \
     } while (0)
 

@@ -41,14 +41,20 @@ int ht_operation_is_core(ht_operation operation) {
 
 /* --- peaks ------------------------------------------------------------------------------------------------ */
 
-/* A product that is large enough for every device's best, and memory that no cache holds. */
-enum { ROWS = 1024, COLS = 2048, DEPTH = 1024, MEASURE_BYTES = 128 << 20, FLOATS = MEASURE_BYTES / 4 };
-#define MEASURE_SECONDS 0.05 /* of repeating each, after a first time that sets things up */
-
+/*
+ * A product that is large enough for the device's best, and memory that no cache holds. A GPU needs larger ones, and several at
+ * a time: to start and wait for one takes as long as tens of megabytes.
+ */
 typedef struct measure {
     ht_backend *be;
-    void *memory; /* [MEASURE_BYTES] backend */
+    void *memory; /* [bytes] backend */
+    int64_t bytes, rows, cols, depth;
+    int together; /* runs that are timed as one */
 } measure;
+
+static const measure for_host = {.bytes = 128 << 20, .rows = 1024, .cols = 2048, .depth = 1024, .together = 1};
+static const measure for_device = {.bytes = 1 << 30, .rows = 4096, .cols = 8192, .depth = 4096, .together = 8};
+#define MEASURE_SECONDS 0.05 /* of repeating each, after a first time that sets things up */
 
 static void *at(const measure *m, int64_t bytes) {
     return (char *)m->memory + bytes;
@@ -56,39 +62,39 @@ static void *at(const measure *m, int64_t bytes) {
 
 /* Operands lie one after the other, as f32 and, from the middle on, in the backend's dtype. */
 static ht_tensor operand(const measure *m, ht_dtype dtype, int64_t begin, int64_t rows, int64_t cols) {
-    int64_t base = dtype == HT_F32 ? 0 : MEASURE_BYTES / 2;
+    int64_t base = dtype == HT_F32 ? 0 : m->bytes / 2;
     return ht_tensor_of(at(m, base + begin * (int64_t)ht_dtype_size(dtype)), dtype, rows, cols);
 }
 
 static ht_status multiply(const measure *m, ht_error *err) {
     ht_dtype dtype = ht_backend_dtype(m->be);
-    ht_tensor x = operand(m, dtype, 0, ROWS, DEPTH), w = operand(m, dtype, ROWS * DEPTH, COLS, DEPTH);
-    ht_tensor y = operand(m, dtype, (ROWS + COLS) * DEPTH, ROWS, COLS);
+    ht_tensor x = operand(m, dtype, 0, m->rows, m->depth), w = operand(m, dtype, m->rows * m->depth, m->cols, m->depth);
+    ht_tensor y = operand(m, dtype, (m->rows + m->cols) * m->depth, m->rows, m->cols);
     return ht_matmul_forward(m->be, &y, &x, &w, NULL, err);
 }
 
 static ht_status read_all(const measure *m, ht_error *err) {
     double sum;
-    return ht_sum_squares(m->be, m->memory, FLOATS, &sum, err);
+    return ht_sum_squares(m->be, m->memory, m->bytes / 4, &sum, err);
 }
 
 static ht_status copy_half(const measure *m, ht_error *err) {
-    ht_tensor x = ht_tensor_of(m->memory, HT_F32, ROWS, FLOATS / 2 / ROWS);
-    ht_tensor y = ht_tensor_of(at(m, MEASURE_BYTES / 2), HT_F32, ROWS, FLOATS / 2 / ROWS);
+    ht_tensor x = ht_tensor_of(m->memory, HT_F32, m->rows, m->bytes / 8 / m->rows), y = x;
+    y.data = at(m, m->bytes / 2);
     return ht_copy(m->be, &y, &x, err);
 }
 
 /* Numbers of usual size: a processor may be faster with zeros. */
 static ht_status fill(const measure *m, ht_error *err) {
-    enum { COUNT = (ROWS + COLS) * DEPTH };
     ht_status status = HT_OK;
     float *host = NULL;
-    HT_TRY(ht_calloc(&host, COUNT, sizeof *host, err));
-    for (uint32_t i = 0; i < COUNT; i++)
-        host[i] = (float)(i * 2654435761u >> 8) * 0x1p-23f - 1;
-    HT_TRY(ht_upload(m->be, m->memory, host, COUNT * sizeof *host, err));
-    ht_tensor x = operand(m, HT_F32, 0, ROWS + COLS, DEPTH);
-    ht_tensor y = operand(m, ht_backend_dtype(m->be), 0, ROWS + COLS, DEPTH);
+    int64_t count = (m->rows + m->cols) * m->depth;
+    HT_TRY(ht_calloc(&host, (size_t)count, sizeof *host, err));
+    for (int64_t i = 0; i < count; i++)
+        host[i] = (float)((uint32_t)i * 2654435761u >> 8) * 0x1p-23f - 1;
+    HT_TRY(ht_upload(m->be, m->memory, host, (size_t)count * sizeof *host, err));
+    ht_tensor x = operand(m, HT_F32, 0, m->rows + m->cols, m->depth);
+    ht_tensor y = operand(m, ht_backend_dtype(m->be), 0, m->rows + m->cols, m->depth);
     if (y.dtype != HT_F32) HT_TRY(ht_copy(m->be, &y, &x, err));
 done:
     free(host);
@@ -96,11 +102,13 @@ done:
 }
 
 static ht_status finished(const measure *m, ht_status (*run)(const measure *, ht_error *), ht_error *err) {
-    ht_status status = run(m, err);
+    ht_status status = HT_OK;
+    for (int i = 0; i < m->together && status == HT_OK; i++)
+        status = run(m, err);
     return status == HT_OK && m->be->ops->finish ? m->be->ops->finish(m->be, err) : status;
 }
 
-/* *rate = `amount` a second of the fastest run. */
+/* *rate = `amount` a second of the fastest runs. */
 static ht_status fastest(const measure *m, ht_status (*run)(const measure *, ht_error *), double amount, double *rate,
                          ht_error *err) {
     ht_status status = HT_OK;
@@ -114,22 +122,23 @@ static ht_status fastest(const measure *m, ht_status (*run)(const measure *, ht_
         now = ht_now();
         if (!runs || now - before < least) least = now - before;
     }
-    *rate = amount / least;
+    *rate = m->together * amount / least;
 done:
     return status;
 }
 
 static ht_status measure_peaks(ht_backend *be, ht_profile *profile, ht_error *err) {
     ht_status status = HT_OK;
-    measure m = {.be = be};
+    measure m = be->ops->allocate ? for_device : for_host;
     ht_arena arena;
+    m.be = be;
     ht_arena_init(&arena, 0);
     ht_backend_arena(be, &arena);
-    HT_TRY(ht_arena_take(&arena, HT_MEMORY_WORKSPACE, MEASURE_BYTES, &m.memory, err));
+    HT_TRY(ht_arena_take(&arena, HT_MEMORY_WORKSPACE, (size_t)m.bytes, &m.memory, err));
     HT_TRY(fill(&m, err));
-    HT_TRY(fastest(&m, multiply, 2.0 * ROWS * COLS * DEPTH, &profile->product_peak, err));
-    HT_TRY(fastest(&m, read_all, MEASURE_BYTES, &profile->read_peak, err));
-    HT_TRY(fastest(&m, copy_half, MEASURE_BYTES, &profile->copy_peak, err));
+    HT_TRY(fastest(&m, multiply, 2.0 * (double)(m.rows * m.cols * m.depth), &profile->product_peak, err));
+    HT_TRY(fastest(&m, read_all, (double)m.bytes, &profile->read_peak, err));
+    HT_TRY(fastest(&m, copy_half, (double)m.bytes, &profile->copy_peak, err));
 done:
     ht_arena_clear(&arena);
     return status;
@@ -157,11 +166,26 @@ const ht_profile *ht_backend_profile(const ht_backend *be) {
 }
 
 void ht_profile_begin(ht_profile *profile) {
-    if (profile->depth++ == 0) profile->call_started = ht_now();
+    if (profile->depth++ == 0 && !profile->together) profile->call_started = ht_now();
 }
 
 void ht_profile_end(ht_profile *profile, ht_operation operation, ht_work work) {
-    if (--profile->depth == 0) ht_profile_add(profile, operation, 1, ht_now() - profile->call_started, work);
+    if (--profile->depth > 0) return;
+    ht_profile_add(profile, operation, 1, profile->together ? 0 : ht_now() - profile->call_started, work);
+}
+
+ht_status ht_profile_together(ht_backend *be, ht_error *err) {
+    ht_status status = be->ops->finish ? be->ops->finish(be, err) : HT_OK;
+    be->profile->together = 1;
+    be->profile->call_started = ht_now();
+    return status;
+}
+
+ht_status ht_profile_apart(ht_backend *be, ht_operation operation, ht_error *err) {
+    ht_status status = be->ops->finish ? be->ops->finish(be, err) : HT_OK;
+    be->profile->together = 0;
+    be->profile->lines[operation].seconds += ht_now() - be->profile->call_started;
+    return status;
 }
 
 static double larger(double a, double b) {

@@ -90,6 +90,7 @@ typedef struct ht_profile {
     ht_profile_stretch stretches[HT_STRETCH_COUNT];
     int depth, stretch_depth;                /* calls inside of others belong to the outermost */
     double call_started;                     /* ht_now */
+    int together;                            /* calls are timed together; since call_started */
     ht_profile_stretch before;               /* sums when the outermost stretch began; its seconds are ht_now */
 } ht_profile;
 
@@ -97,8 +98,8 @@ typedef struct ht_profile {
 #define HT_PROFILE_OPTION(S) \
     HT_OPT_FLAG(S, profile, "profile", HT_OPTION_RESUME_SAFE, "print at the end, on stderr, how long each operation took")
 
-/* Measures the peaks in the backend's dtype (about 0.2 s) and starts counting, from zero. HT_ERR_NOMEM: no memory to
- * measure with. */
+/* Measures the peaks in the backend's dtype (about 0.2 s; 128 MiB, on a device 1 GiB) and starts counting, from
+ * zero. HT_ERR_NOMEM: no memory to measure with. */
 ht_status ht_profile_start(ht_backend *be, ht_error *err);
 /* What has been counted, valid until the backend is closed; NULL: not started. */
 const ht_profile *ht_backend_profile(const ht_backend *be);
@@ -106,6 +107,13 @@ const ht_profile *ht_backend_profile(const ht_backend *be);
 /* Around a stretch; nothing when there is no profile. A stretch inside of another is a part of that one. */
 void ht_profile_enter(ht_backend *be);
 void ht_profile_leave(ht_backend *be, ht_stretch stretch);
+
+/*
+ * Between these, the calls of one operation are timed as one stretch: what starting and waiting for each takes is not in it,
+ * as the host goes on while a device works. All that was asked for before is waited for, and all in between.
+ */
+ht_status ht_profile_together(ht_backend *be, ht_error *err);
+ht_status ht_profile_apart(ht_backend *be, ht_operation operation, ht_error *err);
 
 /* For backend.c. */
 void ht_profile_begin(ht_profile *profile);
