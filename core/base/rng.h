@@ -23,9 +23,6 @@ typedef enum ht_rng_purpose {
     HT_RNG_ANNOTATE = 6, /* annotator noise */
 } ht_rng_purpose;
 
-/* Raw block: ten rounds of Philox4x32 on `counter` under `key`. */
-void ht_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4]);
-
 /* Stream id of a purpose and two coordinates (mixed to 64 bits). */
 uint64_t ht_rng_stream(ht_rng_purpose purpose, uint64_t a, uint64_t b);
 

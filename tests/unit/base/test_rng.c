@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/philox.h"
 #include "core/base/rng.h"
 
 typedef struct known_answer {
