@@ -38,8 +38,10 @@ static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     HT_TRY(work_model(w, &m->helpful, HT_HEAD_SCALAR, err));
     HT_TRY(copy_model(w, &m->safe, &m->helpful, err));
     HT_TRY(copy_model(w, &m->value, &m->helpful, err));
-    HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &w->arena, err));
-    HT_TRY(ht_trainable_init(&m->value_training, &m->value, &w->arena, err));
+    ht_trainable_options training = {.state = HT_ADAMW_F32};
+    HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &training, &w->arena, err));
+    training.lends = &m->policy_training;
+    HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &w->arena, err));
     HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, HT_KEEP_ALL, tokens, tokens, err));
     HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, HT_KEEP_ALL, tokens, tokens, err));
     m->safe_acts = m->value_acts; /* one shape */
@@ -97,8 +99,9 @@ static ht_status ppo_run(work *w, int64_t *tokens, ht_error *err) {
     double norm;
     for (int64_t i = 0; i < self->task.steps_per_iteration; i++) {
         ht_metrics metrics = {.count = 0};
-        HT_TRY(task.accumulate(task.self, self->step++, &metrics, err));
+        HT_TRY(task.accumulate(task.self, self->step, 0, &metrics, err));
         HT_TRY(ht_optimizer_step(&self->models.policy_training, &ht_optimizer_defaults, 1e-6, &norm, err));
+        HT_TRY(task.accumulate(task.self, self->step++, 1, &metrics, err));
         HT_TRY(ht_optimizer_step(&self->models.value_training, &ht_optimizer_defaults, 9e-6, &norm, err));
     }
     *tokens = w->count * (w->amount.prompt + w->amount.new_tokens);

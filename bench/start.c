@@ -22,7 +22,7 @@ static ht_status start_open(work *w, ht_error *err) {
     HT_TRY(ht_model_folder_config_of(w->folder, HT_HEAD_LM, &config, err));
     HT_TRY(ht_llama_init(&self->model, w->be, &w->arena, &config, ht_backend_dtype(w->be), err));
     HT_TRY(ht_model_folder_load(w->folder, &self->model, &head_loaded, err));
-    HT_TRY(ht_trainable_init(&self->trainable, &self->model, &w->arena, err));
+    HT_TRY(ht_trainable_init(&self->trainable, &self->model, &(ht_trainable_options){.state = HT_ADAMW_F32}, &w->arena, err));
     HT_TRY(ht_activations_init(&self->acts, &self->model, &w->arena, HT_KEEP_ALL, w->amount.micro_tokens,
                                w->amount.sequences, err));
 done:

@@ -66,7 +66,7 @@ static ht_status sft_run(work *w, int64_t *tokens, ht_error *err) {
     ht_status status = HT_OK;
     sft *self = w->self;
     ht_metrics metrics = {.count = 0};
-    HT_TRY(ht_sft_accumulate(&self->trainer, 0, &metrics, err));
+    HT_TRY(ht_sft_accumulate(&self->trainer, 0, 0, &metrics, err));
     HT_TRY(work_training_update(&self->training, err));
     *tokens = w->amount.sequences * w->amount.length;
 done:

@@ -125,7 +125,7 @@ done:
 ht_status work_training_init(work *w, work_training *t, ht_head head, ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(work_model(w, &t->model, head, err));
-    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &w->arena, err));
+    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &(ht_trainable_options){.state = HT_ADAMW_F32}, &w->arena, err));
 done:
     return status;
 }

@@ -68,8 +68,11 @@ static ht_status open_models(ht_ppo_models *m, ht_train_setup *setup, const ht_p
     HT_TRY(ht_train_load_model(setup, &request, &m->value, err));
     request.folder = config->safe;
     HT_TRY(ht_train_load_model(setup, &request, &m->safe, err));
-    HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &setup->arena, err));
-    HT_TRY(ht_trainable_init(&m->value_training, &m->value, &setup->arena, err));
+    ht_trainable_options training = ht_train_trainable_options(train, 0);
+    HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &training, &setup->arena, err));
+    training = ht_train_trainable_options(train, 1);
+    training.lends = &m->policy_training;
+    HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &setup->arena, err));
     int64_t tokens = train->micro_tokens;
     HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &setup->arena, keep, tokens, tokens, err));
     HT_TRY(ht_activations_init(&m->value_acts, &m->value, &setup->arena, keep, tokens, tokens, err));

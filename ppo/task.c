@@ -156,8 +156,11 @@ done:
     return status;
 }
 
-/* Gradients of the mini-batch: means over all its response tokens, however many passes they take. */
-static ht_status mini_batch(ht_ppo_task *task, const int64_t *members, int64_t count, step_sums *sums, ht_error *err) {
+typedef ht_status batch_pass(ht_ppo_task *task, int64_t rows, step_sums *sums, ht_error *err);
+
+/* Gradients of the mini-batch for one model: means over all its response tokens, however many passes they take. */
+static ht_status mini_batch(ht_ppo_task *task, batch_pass *pass, const int64_t *members, int64_t count, step_sums *sums,
+                            ht_error *err) {
     ht_status status = HT_OK;
     const ht_rollout *r = &task->rollout;
     memset(sums, 0, sizeof *sums);
@@ -172,34 +175,47 @@ static ht_status mini_batch(ht_ppo_task *task, const int64_t *members, int64_t c
             end++;
         }
         int64_t rows = fill_rows(task, members + first, end - first, 1.0 / (double)sums->tokens);
-        HT_TRY(policy_pass(task, rows, sums, err));
-        HT_TRY(value_pass(task, rows, sums, err));
+        HT_TRY(pass(task, rows, sums, err));
         first = end;
     }
 done:
     return status;
 }
 
-static ht_status accumulate(void *self, int64_t step, ht_metrics *metrics, ht_error *err) {
+/* What a step begins with: the rollout that its iteration goes on from, and the mini-batches' order. */
+static ht_status begin_step(ht_ppo_task *task, int64_t step, ht_error *err) {
     ht_status status = HT_OK;
-    ht_ppo_task *task = self;
     const ht_ppo_config *config = task->config;
     int64_t within = step % task->steps_per_iteration, per_epoch = config->batch / config->mini_batch;
-    step_sums sums;
     if (within == 0) HT_TRY(begin_iteration(task, step, err));
     if (within % per_epoch == 0) {
         uint64_t stream = ht_rng_stream(HT_RNG_ORDER, (uint64_t)(step / per_epoch), 1);
         ht_rng_permutation((uint64_t)config->train.seed, stream, config->batch, task->members);
     }
-    HT_TRY(mini_batch(task, task->members + within % per_epoch * config->mini_batch, config->mini_batch, &sums, err));
+done:
+    return status;
+}
+
+/* Models are the policy and the value model; what they learn from is the rollout's, so that neither sees the other's update. */
+static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_ppo_task *task = self;
+    int64_t count = task->config->mini_batch, per_epoch = task->config->batch / count;
+    step_sums sums;
+    if (model == 0) HT_TRY(begin_step(task, step, err));
+    const int64_t *members = task->members + step % task->steps_per_iteration % per_epoch * count;
+    HT_TRY(mini_batch(task, model == 0 ? policy_pass : value_pass, members, count, &sums, err));
     double n = (double)sums.tokens;
+    if (model > 0) {
+        ht_metrics_set(metrics, "value_loss", sums.value_loss);
+        ht_metrics_set(metrics, "value_clip_fraction", sums.value_clipped / n);
+        goto done;
+    }
     ht_metrics_set(metrics, "loss", sums.policy_loss);
-    ht_metrics_set(metrics, "value_loss", sums.value_loss);
     ht_metrics_set(metrics, "tokens", n);
     ht_metrics_set(metrics, "ratio_mean", sums.ratio / n);
     ht_metrics_set(metrics, "log_ratio_max", sums.log_ratio_worst);
     ht_metrics_set(metrics, "clip_fraction", sums.clipped / n);
-    ht_metrics_set(metrics, "value_clip_fraction", sums.value_clipped / n);
     ht_metrics_set(metrics, "update_kl", sums.k3 / n);
     ht_rollout_metrics(&task->rollout, metrics);
 done:
@@ -294,6 +310,7 @@ void ht_ppo_models_free(ht_ppo_models *m) {
     ht_llama_free(&m->helpful);
     ht_llama_free(&m->reference);
     ht_llama_free(&m->policy);
+    memset(m, 0, sizeof *m);
 }
 
 ht_status ht_ppo_task_init(ht_ppo_task *task, const ht_ppo_config *config, ht_ppo_models *models, ht_error *err) {

@@ -133,8 +133,9 @@ done:
 /* --- the task ---------------------------------------------------------------------------------------------
  */
 
-static ht_status accumulate(void *self, int64_t step, ht_metrics *metrics, ht_error *err) {
+static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
     trainer *t = self;
+    (void)model;
     int64_t epoch = step / t->epoch_steps, first = step % t->epoch_steps * t->config->batch_size;
     int64_t left = ht_mix_count(&t->mix) - first,
             count = left < t->config->batch_size ? left : t->config->batch_size;
@@ -201,7 +202,8 @@ static ht_status load_model(trainer *t, ht_error *err) {
                          t->config->model, ht_tokenizer_size(t->tokenizer), t->model.config.vocab_size);
         goto done;
     }
-    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &t->setup.arena, err));
+    const ht_trainable_options options = ht_train_trainable_options(c, 0);
+    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &options, &t->setup.arena, err));
     HT_TRY(ht_activations_init(&t->acts, &t->model, &t->setup.arena,
                                c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL, c->micro_tokens, sequences,
                                err));

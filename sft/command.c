@@ -176,7 +176,8 @@ done:
 static ht_status train(session *s, ht_error *err) {
     const ht_sft_config *c = s->config;
     ht_status status = HT_OK;
-    HT_TRY(ht_trainable_init(&s->trainable, &s->model, &s->setup.arena, err));
+    const ht_trainable_options options = ht_train_trainable_options(&c->train, 0);
+    HT_TRY(ht_trainable_init(&s->trainable, &s->model, &options, &s->setup.arena, err));
     HT_TRY(ht_sft_trainer_init(&s->trainer, &s->trainable, &s->data, &s->plan, c, &s->setup.arena, err));
     ht_train_task task = {.self = &s->trainer,
                           .steps = s->plan.steps,

@@ -127,11 +127,12 @@ done:
     return status;
 }
 
-ht_status ht_sft_accumulate(void *self, int64_t step, ht_metrics *metrics, ht_error *err) {
+ht_status ht_sft_accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
     ht_sft_trainer *t = self;
     const ht_sft_set *set = &t->data->train;
     int64_t first, end;
     double total_weight = 0;
+    (void)model;
     sums sum;
     ht_sft_plan_step(t->plan, step, &first, &end);
     for (int64_t i = first; i < end; i++) {

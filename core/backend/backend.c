@@ -11,6 +11,7 @@
 
 const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
 const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
+const char *const ht_adamw_state_names[] = {"f32", "bf16", "8bit", NULL};
 
 /* AUTO: a GPU where there is one; one that does not work is an error. */
 static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int threads, ht_error *err) {
@@ -430,11 +431,24 @@ done:
     return status;
 }
 
+/* Bytes that an update reads and writes. */
+static double update_bytes(const ht_adamw_run *run) {
+    static const double moment[] = {4, 2, 1};
+    double once = (double)ht_dtype_size(run->dtype) + 4 + 2 * moment[run->state];
+    return (double)run->n * (2 * once + (run->bf16 ? 2 : 0));
+}
+
 ht_status ht_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err) {
+    int scaled = run->m_scale && run->v_scale;
     if (args->step < 1) return ht_fail(err, HT_ERR_USAGE, "adamw: step %" PRId64 " is below 1", args->step);
+    if (run->dtype != HT_F32 && (run->dtype != HT_BF16 || run->state == HT_ADAMW_F32))
+        return ht_fail(err, HT_ERR_USAGE, "adamw: %s weights with %s state", ht_dtype_torch_name(run->dtype),
+                       ht_adamw_state_names[run->state]);
+    if (scaled != (run->state == HT_ADAMW_8BIT) || (run->bf16 && run->state != HT_ADAMW_F32))
+        return ht_fail(err, HT_ERR_USAGE, "adamw: scales belong to 8bit state, a bf16 copy to f32 state; this is %s",
+                       ht_adamw_state_names[run->state]);
     ht_status status;
-    /* four f32 arrays are read and written */
-    CALL(ADAMW, moves((run->bf16 ? 34.0 : 32.0) * (double)run->n), adamw(be, run, args, err));
+    CALL(ADAMW, moves(update_bytes(run)), adamw(be, run, args, err));
     return status;
 }
 

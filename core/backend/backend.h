@@ -229,19 +229,43 @@ typedef struct ht_adamw_args {
     int64_t step;      /* 1 for the first update */
 } ht_adamw_args;
 
-/* The n elements of one run of parameters. */
+/* How moments are kept between updates. */
+typedef enum ht_adamw_state { HT_ADAMW_F32, HT_ADAMW_BF16, HT_ADAMW_8BIT } ht_adamw_state;
+
+/* NULL-terminated, in the order of ht_adamw_state: "f32", "bf16", "8bit". */
+extern const char *const ht_adamw_state_names[];
+
+enum { HT_ADAMW_BLOCK = 256 }; /* elements that share a scale */
+
+/* The n elements of one parameter. */
 typedef struct ht_adamw_run {
-    float *w;    /* in/out: the weights, or their f32 master copy */
-    void *bf16;  /* out: w rounded to bf16; NULL: not wanted */
-    float *m, *v; /* in/out */
-    float *grad; /* in/out: zero on return */
+    ht_adamw_state state;
+    ht_dtype dtype; /* of w: f32, or bf16 where the state is not f32 */
+    void *w;        /* in/out: the weights, or their f32 master copy */
+    void *bf16;     /* out: w rounded to bf16; NULL: not wanted; only with f32 state */
+    void *m, *v;    /* in/out: f32, bf16, or a byte each */
+    float *m_scale, *v_scale; /* [ceil(n / HT_ADAMW_BLOCK)] in/out, only with 8-bit state */
+    float *grad;    /* in/out: zero on return */
     int64_t n;
+    uint64_t seed, stream; /* Philox coordinates of this parameter and update; f32 state draws nothing */
 } ht_adamw_run;
 
 /*
  * AdamW with decoupled decay: g = grad * grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
  * w = w (1 - lr decay) - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps).  All f32.
  * Source: Loshchilov and Hutter 2019, in PyTorch's form.
+ *
+ * What is kept in fewer bits is read to f32, updated in f32, used by this update as it is, and only then rounded, to one
+ * of its two neighbours with the probabilities that make the mean exact (stochastic rounding; Gupta et al. 2015), since
+ * what rounding to nearest would swallow is most of an update. It draws 16 bits for each number, a function of (seed,
+ * stream, element).
+ *   bf16 state: m and v, and w where it is bf16, are bf16.
+ *   8-bit state: m and v are bytes, small floats relative to their block's scale, a power of two: m a sign, 4 bits of
+ *     exponent, 3 of mantissa, v 5 and 3; the block's largest magnitude sets the scale anew at each update. Values are
+ *     (1 + mantissa / 8) 2^(exponent - 15) for m, - 31 for v, below exponent 1 mantissa / 8 of the smallest normal one.
+ *     A v above zero is never rounded to zero. w as with bf16 state. Zero bytes and scales are zeros.
+ *     Source: blocks are Dettmers et al. 2022's; power-of-two scales and small floats the OCP Microscaling formats'
+ *     (Rouhani et al. 2023).
  */
 ht_status ht_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err);
 

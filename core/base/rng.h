@@ -21,6 +21,7 @@ typedef enum ht_rng_purpose {
     HT_RNG_SYNTH = 4,    /* the synthetic world */
     HT_RNG_CHOICE = 5,   /* choosing prompts, pairs, sides */
     HT_RNG_ANNOTATE = 6, /* annotator noise */
+    HT_RNG_ROUND = 7,    /* stochastic rounding of an update: (model and parameter, update); index = pair of elements */
 } ht_rng_purpose;
 
 /* Stream id of a purpose and two coordinates (mixed to 64 bits). */

@@ -76,9 +76,6 @@ static ht_status check_parts(const ht_state_part *parts, int64_t count, ht_error
         if (!dot || dot == parts[i].name || !dot[1] || strchr(parts[i].name, '/') ||
             strlen(parts[i].name) > 100)
             return ht_fail(err, HT_ERR_USAGE, "state part \"%.100s\" is not named MODEL.KIND", parts[i].name);
-        if (parts[i].params->dtype != HT_F32)
-            return ht_fail(err, HT_ERR_USAGE, "state part \"%s\" is %s, training state is float32",
-                           parts[i].name, ht_dtype_torch_name(parts[i].params->dtype));
     }
     return HT_OK;
 }
@@ -115,7 +112,7 @@ static ht_status write_model(const char *folder, const ht_state_part *parts, int
             tensor_name(names[used], &parts[p], i);
             sources[used] = (state_source){be, tensor.data};
             items[used] = (ht_safetensors_item){.name = names[used],
-                                                .dtype = HT_F32,
+                                                .dtype = tensor.dtype,
                                                 .dims = 2,
                                                 .shape = {tensor.rows, tensor.cols},
                                                 .read = read_state,
@@ -322,17 +319,18 @@ static ht_status open_models(const char *folder, const ht_state_part *parts, int
         for (int64_t p = lead; p < count; p++) {
             if (!same_model(&parts[p], &parts[lead])) continue;
             const ht_layout *layout = parts[p].params->layout;
+            ht_dtype dtype = parts[p].params->dtype;
             for (int64_t i = 0; i < layout->count; i++, total++) {
                 const ht_param *param = &layout->params[i];
                 tensor_name(name, &parts[p], i);
                 const ht_safetensors_entry *entry = ht_safetensors_find(sets[lead], name);
                 if (!entry) return ht_fail(err, HT_ERR_DATA, "%s: tensor \"%s\" is missing", path, name);
-                if (!entry->supported || entry->dtype != HT_F32 || entry->dims != 2 ||
+                if (!entry->supported || entry->dtype != dtype || entry->dims != 2 ||
                     entry->shape[0] != param->rows || entry->shape[1] != param->cols)
                     return ht_fail(err, HT_ERR_DATA,
-                                   "%s: tensor \"%s\" is not F32 [%" PRId64 ",%" PRId64
+                                   "%s: tensor \"%s\" is not %s [%" PRId64 ",%" PRId64
                                    "], as this model needs",
-                                   path, name, param->rows, param->cols);
+                                   path, name, ht_dtype_safetensors_name(dtype), param->rows, param->cols);
             }
         }
         if (ht_safetensors_count(sets[lead]) != total)

@@ -2,7 +2,7 @@
  * train_state.h: everything a stopped run needs to go on with the same bits.
  *
  * FOLDER/step-NNNNNNNN/ holds state.json (step, the stage's own values, the checksum of each file, and one of
- * itself) and one safetensors file a trained model with its weights, m and v in f32. It is written under a
+ * itself) and one safetensors file a trained model with its weights and optimizer state. It is written under a
  * temporary name, fsynced and renamed. The newest sound one counts; a damaged one is reported (a warning that
  * names the file and the checksum) and the one before it is used.
  */
@@ -17,7 +17,7 @@
  * MODEL.safetensors. */
 typedef struct ht_state_part {
     const char *name;
-    ht_params *params; /* f32 */
+    ht_params *params;
 } ht_state_part;
 
 /*
@@ -37,7 +37,7 @@ ht_status ht_train_state_save(const char *folder, int64_t step, json_t *values, 
 ht_status ht_train_state_find(const char *folder, int64_t *step, json_t **values, ht_error *err);
 
 /* Loads the tensors of that step, which ht_train_state_find has found sound, into the parts. HT_ERR_DATA when
- * names or shapes differ from the parts' (another model or optimizer); nothing is loaded then. */
+ * names, shapes or dtypes differ from the parts' (another model or optimizer); nothing is loaded then. */
 ht_status ht_train_state_load(const char *folder, int64_t step, const ht_state_part *parts,
                               int64_t part_count, ht_backend *be, ht_error *err);
 

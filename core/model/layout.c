@@ -61,6 +61,21 @@ done:
     return status;
 }
 
+ht_status ht_layout_init_blocks(ht_layout *layout, const ht_layout *of, int64_t block, ht_error *err) {
+    *layout = (ht_layout){.units = of->units};
+    ht_status status = HT_OK;
+    HT_TRY(ht_calloc(&layout->params, (size_t)of->count, sizeof(ht_param), err));
+    HT_TRY(ht_calloc(&layout->unit_size, (size_t)of->units, sizeof(int64_t), err));
+    for (int64_t i = 0; i < of->count; i++) {
+        const ht_param *param = &of->params[i];
+        int64_t blocks = (param->rows * param->cols + block - 1) / block;
+        memcpy(append(layout, param->unit, 1, blocks, 1)->name, param->name, sizeof param->name);
+    }
+done:
+    if (status) ht_layout_free(layout);
+    return status;
+}
+
 void ht_layout_free(ht_layout *layout) {
     free(layout->params);
     free(layout->unit_size);
@@ -94,6 +109,23 @@ ht_status ht_params_init(ht_params *params, const ht_layout *layout, ht_dtype dt
     for (int64_t unit = 0; unit < layout->units; unit++)
         HT_TRY(ht_arena_take(arena, category, (size_t)layout->unit_size[unit] * ht_dtype_size(dtype),
                              &params->units[unit], err));
+done:
+    if (status) ht_params_free(params);
+    return status;
+}
+
+ht_status ht_params_init_over(ht_params *params, const ht_layout *layout, const ht_params *under,
+                              ht_memory_category category, ht_arena *arena, ht_error *err) {
+    *params = (ht_params){.layout = layout, .dtype = under->dtype};
+    ht_status status = HT_OK;
+    HT_TRY(ht_calloc(&params->units, (size_t)layout->units, sizeof(void *), err));
+    for (int64_t unit = 0; unit < layout->units; unit++) {
+        int64_t size = layout->unit_size[unit];
+        if (unit < under->layout->units && size <= under->layout->unit_size[unit])
+            params->units[unit] = under->units[unit];
+        else
+            HT_TRY(ht_arena_take(arena, category, (size_t)size * ht_dtype_size(params->dtype), &params->units[unit], err));
+    }
 done:
     if (status) ht_params_free(params);
     return status;

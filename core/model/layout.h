@@ -46,6 +46,10 @@ typedef struct ht_layout {
 ht_status ht_layout_init(ht_layout *layout, const ht_llama_config *config, ht_error *err);
 void ht_layout_free(ht_layout *layout);
 
+/* Layout of one number for every `block` elements, or fewer at the end, of each parameter of `of`: [1, blocks], same names
+ * and units. */
+ht_status ht_layout_init_blocks(ht_layout *layout, const ht_layout *of, int64_t block, ht_error *err);
+
 /* Index of a parameter: embedding; parameter p of a layer; final norm; output head (-1 when tied). */
 int64_t ht_layout_embedding(const ht_layout *layout);
 int64_t ht_layout_layer(const ht_layout *layout, int64_t layer, ht_layer_param p);
@@ -61,6 +65,9 @@ typedef struct ht_params {
 
 ht_status ht_params_init(ht_params *params, const ht_layout *layout, ht_dtype dtype, ht_memory_category category,
                          ht_arena *arena, ht_error *err);
+/* As ht_params_init, in the dtype of `under`; but a unit that fits into the one of its number there lies in that one's memory. */
+ht_status ht_params_init_over(ht_params *params, const ht_layout *layout, const ht_params *under,
+                              ht_memory_category category, ht_arena *arena, ht_error *err);
 /* The same blocks under another table. */
 ht_status ht_params_share(ht_params *params, const ht_params *of, ht_error *err);
 void ht_params_free(ht_params *params); /* the table only; the arena owns the blocks */

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/base/rng.h"
 
 const ht_optimizer_config ht_optimizer_defaults = {
     .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .decay = 0.1, .clip = 1.0};
@@ -22,39 +23,72 @@ done:
     return status;
 }
 
+/* 1: updates accumulate in an f32 copy of the weights. */
+static int has_copy(const ht_trainable *trainable) {
+    return trainable->master.dtype != trainable->model->weights.dtype;
+}
+
 static ht_status init_master(ht_trainable *trainable, ht_arena *arena, ht_error *err) {
     ht_llama *model = trainable->model;
     ht_status status = HT_OK;
-    if (model->weights.dtype == HT_F32) return ht_params_share(&trainable->master, &model->weights, err);
+    if (model->weights.dtype == HT_F32 || trainable->options.state != HT_ADAMW_F32)
+        return ht_params_share(&trainable->master, &model->weights, err);
     HT_TRY(ht_params_init(&trainable->master, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
     if (!arena->planning) HT_TRY(copy_units(model->be, &trainable->master, &model->weights, err));
 done:
     return status;
 }
 
-ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, ht_arena *arena, ht_error *err) {
-    *trainable = (ht_trainable){.model = model};
+static ht_status init_moments(ht_trainable *t, ht_arena *arena, ht_error *err) {
+    static const ht_dtype dtypes[] = {HT_F32, HT_BF16, HT_U8};
+    const ht_layout *layout = &t->model->layout;
+    ht_dtype dtype = dtypes[t->options.state];
+    ht_status status = HT_OK;
+    HT_TRY(ht_params_init(&t->m, layout, dtype, HT_MEMORY_OPTIMIZER, arena, err));
+    HT_TRY(ht_params_init(&t->v, layout, dtype, HT_MEMORY_OPTIMIZER, arena, err));
+    if (t->options.state != HT_ADAMW_8BIT) goto done;
+    HT_TRY(ht_layout_init_blocks(&t->scale_layout, layout, HT_ADAMW_BLOCK, err));
+    HT_TRY(ht_params_init(&t->m_scale, &t->scale_layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
+    HT_TRY(ht_params_init(&t->v_scale, &t->scale_layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
+done:
+    return status;
+}
+
+ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, const ht_trainable_options *options,
+                            ht_arena *arena, ht_error *err) {
+    *trainable = (ht_trainable){.model = model, .options = *options};
+    const ht_layout *layout = &model->layout;
     ht_status status = HT_OK;
     HT_TRY(init_master(trainable, arena, err));
-    HT_TRY(ht_params_init(&trainable->grads, &model->layout, HT_F32, HT_MEMORY_GRADIENTS, arena, err));
-    HT_TRY(ht_params_init(&trainable->m, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
-    HT_TRY(ht_params_init(&trainable->v, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
+    if (options->lends)
+        HT_TRY(ht_params_init_over(&trainable->grads, layout, &options->lends->grads, HT_MEMORY_GRADIENTS, arena, err));
+    else
+        HT_TRY(ht_params_init(&trainable->grads, layout, HT_F32, HT_MEMORY_GRADIENTS, arena, err));
+    HT_TRY(init_moments(trainable, arena, err));
 done:
     if (status) ht_trainable_free(trainable);
     return status;
 }
 
 void ht_trainable_free(ht_trainable *trainable) {
-    ht_params_free(&trainable->master);
-    ht_params_free(&trainable->grads);
-    ht_params_free(&trainable->m);
-    ht_params_free(&trainable->v);
+    ht_params *all[] = {&trainable->master, &trainable->grads,   &trainable->m,
+                        &trainable->v,      &trainable->m_scale, &trainable->v_scale};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        ht_params_free(all[i]);
+    ht_layout_free(&trainable->scale_layout);
     memset(trainable, 0, sizeof *trainable);
+}
+
+int ht_trainable_parts(ht_trainable *t, ht_trainable_part parts[HT_TRAINABLE_PARTS]) {
+    const ht_trainable_part all[HT_TRAINABLE_PARTS] = {
+        {"weights", &t->master}, {"m", &t->m}, {"v", &t->v}, {"m_scale", &t->m_scale}, {"v_scale", &t->v_scale}};
+    memcpy(parts, all, sizeof all);
+    return t->options.state == HT_ADAMW_8BIT ? HT_TRAINABLE_PARTS : HT_TRAINABLE_PARTS - 2;
 }
 
 ht_status ht_trainable_refresh(ht_trainable *trainable, ht_error *err) {
     ht_llama *model = trainable->model;
-    return model->weights.dtype == HT_F32 ? HT_OK : copy_units(model->be, &model->weights, &trainable->master, err);
+    return has_copy(trainable) ? copy_units(model->be, &model->weights, &trainable->master, err) : HT_OK;
 }
 
 /* Says which gradient went bad. */
@@ -85,33 +119,31 @@ static ht_status gradient_norm(const ht_trainable *trainable, double *norm, ht_e
     return isfinite(total) ? HT_OK : report_non_finite(trainable, err);
 }
 
-/* Parameters that follow each other in a unit and agree on decay are updated as one run. */
-static ht_status update_unit(ht_trainable *trainable, int64_t first, int64_t end, const ht_adamw_args *args,
-                             double decay, ht_error *err) {
-    ht_status status = HT_OK;
-    const ht_llama *model = trainable->model;
-    const ht_param *params = model->layout.params;
-    int rounded = model->weights.dtype == HT_BF16;
-    for (int64_t i = first; i < end;) {
-        int64_t next = i + 1, unit = params[i].unit, offset = params[i].offset;
-        while (next < end && params[next].decay == params[i].decay)
-            next++;
-        const ht_param *last = &params[next - 1];
-        int64_t n = last->offset + last->rows * last->cols - offset;
-        ht_adamw_args run = *args;
-        run.decay = params[i].decay ? decay : 0;
-        HT_TRY(ht_adamw(model->be,
-                        &(ht_adamw_run){.w = (float *)trainable->master.units[unit] + offset,
-                                        .bf16 = rounded ? (uint16_t *)model->weights.units[unit] + offset : NULL,
-                                        .m = (float *)trainable->m.units[unit] + offset,
-                                        .v = (float *)trainable->v.units[unit] + offset,
-                                        .grad = (float *)trainable->grads.units[unit] + offset,
-                                        .n = n},
-                        &run, err));
-        i = next;
-    }
-done:
-    return status;
+/* Parameter `index` of params; NULL of empty ones. */
+static void *data_of(const ht_params *params, int64_t index) {
+    return params->units ? ht_params_tensor(params, index).data : NULL;
+}
+
+static ht_status update_parameter(ht_trainable *t, int64_t index, const ht_adamw_args *args, ht_error *err) {
+    const ht_llama *model = t->model;
+    const ht_param *param = &model->layout.params[index];
+    ht_adamw_args own = *args;
+    if (!param->decay) own.decay = 0;
+    uint64_t place = (uint64_t)t->options.number << 32 | (uint64_t)index;
+    return ht_adamw(model->be,
+                    &(ht_adamw_run){.state = t->options.state,
+                                    .dtype = t->master.dtype,
+                                    .w = data_of(&t->master, index),
+                                    .bf16 = has_copy(t) ? data_of(&model->weights, index) : NULL,
+                                    .m = data_of(&t->m, index),
+                                    .v = data_of(&t->v, index),
+                                    .m_scale = data_of(&t->m_scale, index),
+                                    .v_scale = data_of(&t->v_scale, index),
+                                    .grad = data_of(&t->grads, index),
+                                    .n = param->rows * param->cols,
+                                    .seed = t->options.seed,
+                                    .stream = ht_rng_stream(HT_RNG_ROUND, place, (uint64_t)args->step)},
+                    &own, err);
 }
 
 ht_status ht_optimizer_step(ht_trainable *trainable, const ht_optimizer_config *config, double lr, double *norm,
@@ -124,16 +156,12 @@ ht_status ht_optimizer_step(ht_trainable *trainable, const ht_optimizer_config *
         .beta1 = config->beta1,
         .beta2 = config->beta2,
         .eps = config->eps,
+        .decay = config->decay,
         .grad_scale = config->clip > 0 && *norm > config->clip ? config->clip / *norm : 1.0,
         .step = trainable->updates + 1,
     };
-    for (int64_t first = 0; first < layout->count;) {
-        int64_t end = first + 1;
-        while (end < layout->count && layout->params[end].unit == layout->params[first].unit)
-            end++;
-        HT_TRY(update_unit(trainable, first, end, &args, config->decay, err));
-        first = end;
-    }
+    for (int64_t index = 0; index < layout->count; index++)
+        HT_TRY(update_parameter(trainable, index, &args, err));
     trainable->updates++;
 done:
     return status;

@@ -13,18 +13,43 @@ typedef struct ht_optimizer_config {
 /* Llama 2 section 2.2: 0.9, 0.95, 1e-5, 0.1, 1.0. */
 extern const ht_optimizer_config ht_optimizer_defaults;
 
-typedef struct ht_trainable {
+typedef struct ht_trainable ht_trainable;
+
+/* How a model is trained; zeroed: f32 state. */
+typedef struct ht_trainable_options {
+    ht_adamw_state state;
+    uint64_t seed; /* of stochastic rounding */
+    int number;    /* of this model among those that are trained together: each is rounded by its own random bits */
+    const ht_trainable *lends; /* NULL, or a model whose gradients' memory serves this one too: the two are accumulated and
+                                  updated in turn */
+} ht_trainable_options;
+
+struct ht_trainable {
     ht_llama *model; /* borrowed */
-    /* f32. Of a bf16 model, the master copy that updates accumulate in and that `model`'s weights are rounded from; of an
-     * f32 model its weights themselves. */
+    ht_trainable_options options;
+    /* Where updates accumulate: the model's weights themselves; but of a bf16 model with f32 state an f32 copy of them, which
+     * they are rounded from. */
     ht_params master;
-    ht_params grads, m, v;
-    int64_t updates; /* done so far */
-} ht_trainable;
+    ht_params grads; /* f32 */
+    ht_params m, v;  /* f32, bf16, or codes of 8 bits with their scales */
+    ht_layout scale_layout;
+    ht_params m_scale, v_scale; /* 8-bit state; else empty */
+    int64_t updates;            /* done so far */
+};
 
 /* `model` has its weights, unless the arena is planning. */
-ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, ht_arena *arena, ht_error *err);
+ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, const ht_trainable_options *options,
+                            ht_arena *arena, ht_error *err);
 void ht_trainable_free(ht_trainable *trainable);
+
+/* The parts of a training state, for checkpoints: what an update reads and writes besides gradients. */
+#define HT_TRAINABLE_PARTS 5
+typedef struct ht_trainable_part {
+    const char *name; /* "weights", "m", ... */
+    ht_params *params;
+} ht_trainable_part;
+/* Returns their number. */
+int ht_trainable_parts(ht_trainable *trainable, ht_trainable_part parts[HT_TRAINABLE_PARTS]);
 
 /* The model's weights from the master copy, after that was loaded. */
 ht_status ht_trainable_refresh(ht_trainable *trainable, ht_error *err);

@@ -11,7 +11,8 @@
 #define HT_DTYPE_MAP(X)                                                                                       \
     X(F32, 4, "F32", "float32")                                                                               \
     X(BF16, 2, "BF16", "bfloat16")                                                                            \
-    X(F16, 2, "F16", "float16")
+    X(F16, 2, "F16", "float16")                                                                               \
+    X(U8, 1, "U8", "uint8") /* codes: not converted */
 
 typedef enum ht_dtype {
 #define HT_DTYPE_ENUM(name, bytes, safetensors, torch) HT_##name,
@@ -25,7 +26,7 @@ const char *ht_dtype_torch_name(ht_dtype dtype);
 /* Both name families; -1 when unknown. */
 int ht_dtype_from_name(const char *name);
 
-/* out[n] = in[n] converted; round to nearest even; NaN stays NaN; f32 -> f16 overflow gives infinity. The buffers do
+/* out[n] = in[n] converted between float types; round to nearest even; NaN stays NaN; f32 -> f16 overflow gives infinity. The buffers do
  * not overlap. */
 void ht_convert(void *out, ht_dtype out_dtype, const void *in, ht_dtype in_dtype, size_t n);
 

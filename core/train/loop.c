@@ -18,8 +18,6 @@
 #include "core/base/signals.h"
 #include "core/checkpoint/train_state.h"
 
-#define PARTS_A_MODEL 3
-
 typedef struct loop {
     ht_train_run *run;
     const ht_train_task *task;
@@ -37,12 +35,12 @@ typedef struct loop {
     int stop;  /* early stop asked for by the task */
     int mixed; /* some models have had the update of this step, others not: nothing to save */
     char norm_names[HT_TRAIN_MODELS_MAX][80];
-    char part_names[HT_TRAIN_MODELS_MAX * PARTS_A_MODEL][80];
-    ht_state_part parts[HT_TRAIN_MODELS_MAX * PARTS_A_MODEL];
+    int part_count;
+    char part_names[HT_TRAIN_MODELS_MAX * HT_TRAINABLE_PARTS][80];
+    ht_state_part parts[HT_TRAIN_MODELS_MAX * HT_TRAINABLE_PARTS];
 } loop;
 
 static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task, ht_error *err) {
-    static const char *const kinds[PARTS_A_MODEL] = {"weights", "m", "v"};
     *l = (loop){.run = run, .task = task, .config = run->config, .last_saved = -1};
     if (run->model_count < 1 || run->model_count > HT_TRAIN_MODELS_MAX)
         return ht_fail(err, HT_ERR_USAGE, "%d models to train; 1 to %d are allowed", run->model_count,
@@ -61,12 +59,13 @@ static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task
                                 .steps = task->steps};
     for (int i = 0; i < run->model_count; i++) {
         ht_train_model *m = &run->models[i];
-        ht_params *params[PARTS_A_MODEL] = {&m->trainable->master, &m->trainable->m, &m->trainable->v};
+        ht_trainable_part parts[HT_TRAINABLE_PARTS];
+        int count = ht_trainable_parts(m->trainable, parts);
         snprintf(l->norm_names[i], sizeof l->norm_names[i], "%s%sgrad_norm", i ? m->name : "", i ? "_" : "");
-        for (int k = 0; k < PARTS_A_MODEL; k++) {
-            int p = i * PARTS_A_MODEL + k;
-            snprintf(l->part_names[p], sizeof l->part_names[p], "%s.%s", m->name, kinds[k]);
-            l->parts[p] = (ht_state_part){.name = l->part_names[p], .params = params[k]};
+        for (int k = 0; k < count; k++) {
+            int p = l->part_count++;
+            snprintf(l->part_names[p], sizeof l->part_names[p], "%s.%s", m->name, parts[k].name);
+            l->parts[p] = (ht_state_part){.name = l->part_names[p], .params = parts[k].params};
         }
     }
     return ht_train_paths_init(&l->paths, c->out, err);
@@ -172,7 +171,7 @@ static ht_status restore(loop *l, int64_t *metrics_bytes, ht_error *err) {
                     l->paths.state, step, l->task->steps);
         goto done;
     }
-    HT_TRY(ht_train_state_load(l->paths.state, step, l->parts, l->run->model_count * PARTS_A_MODEL,
+    HT_TRY(ht_train_state_load(l->paths.state, step, l->parts, l->part_count,
                                l->run->setup->be, err));
     if (l->task->load) HT_TRY(l->task->load(l->task->self, json_object_get(values, "task"), err));
     for (int i = 0; i < l->run->model_count; i++) {
@@ -203,8 +202,7 @@ static ht_status save_state(loop *l, ht_error *err) {
         goto done;
     }
     HT_TRY(ht_train_state_save(l->paths.state, l->updates, values, l->parts,
-                               l->run->model_count * PARTS_A_MODEL, l->run->setup->be, l->config->keep_last,
-                               err));
+                               l->part_count, l->run->setup->be, l->config->keep_last, err));
     l->last_saved = l->updates;
 done:
     json_decref(task);
@@ -250,22 +248,30 @@ static void save_before_failure(loop *l, ht_error *err) {
 /* --- step -------------------------------------------------------------------------------------------------
  */
 
-static ht_status update_models(loop *l, ht_metrics *metrics, ht_error *err) {
-    double rate = ht_schedule_rate(&l->schedule, l->updates);
-    ht_metrics_set(metrics, "lr", rate);
-    for (int i = 0; i < l->run->model_count; i++) {
-        ht_train_model *m = &l->run->models[i];
-        double norm = 0;
-        ht_status status =
-            ht_optimizer_step(m->trainable, &l->config->optimizer, rate * m->lr_scale, &norm, err);
-        if (status != HT_OK) {
-            if (l->run->model_count > 1) ht_fail_in(err, "model \"%s\"", m->name);
-            return status;
-        }
-        l->mixed = i + 1 < l->run->model_count;
-        ht_metrics_set(metrics, l->norm_names[i], norm);
+static ht_status update_model(loop *l, int i, ht_metrics *metrics, ht_error *err) {
+    double rate = ht_schedule_rate(&l->schedule, l->updates), norm = 0;
+    ht_train_model *m = &l->run->models[i];
+    ht_status status = ht_optimizer_step(m->trainable, &l->config->optimizer, rate * m->lr_scale, &norm, err);
+    if (status != HT_OK) {
+        if (l->run->model_count > 1) ht_fail_in(err, "model \"%s\"", m->name);
+        return status;
     }
+    l->mixed = i + 1 < l->run->model_count;
+    ht_metrics_set(metrics, "lr", rate);
+    ht_metrics_set(metrics, l->norm_names[i], norm);
     return HT_OK;
+}
+
+/* Gradient and update, one model after the other: their gradients may share memory. */
+static ht_status train_models(loop *l, ht_metrics *metrics, ht_error *err) {
+    ht_status status = HT_OK;
+    for (int i = 0; status == HT_OK && i < l->run->model_count; i++) {
+        status = l->task->accumulate(l->task->self, l->updates, i, metrics, err);
+        double loss = ht_metrics_get(metrics, "loss");
+        if (status == HT_OK && !isfinite(loss)) status = ht_fail(err, HT_ERR_RUN, "the loss is %g", loss);
+        if (status == HT_OK) status = update_model(l, i, metrics, err);
+    }
+    return status;
 }
 
 static void show_progress(loop *l, const ht_metrics *metrics) {
@@ -316,15 +322,12 @@ static ht_status do_step(loop *l, ht_error *err) {
     ht_metrics metrics = {.count = 0};
     l->step_started = ht_now();
     ht_profile_enter(l->run->setup->be);
-    status = l->task->accumulate(l->task->self, l->updates, &metrics, err);
+    status = train_models(l, &metrics, err);
     if (status == HT_INTERRUPTED || status == HT_TERMINATED) {
         ht_error said = HT_ERROR_INIT;
         *err = said; /* the task's words give way to where the run can be taken up again */
         return stop_run(l, status, err);
     }
-    double loss = ht_metrics_get(&metrics, "loss");
-    if (status == HT_OK && !isfinite(loss)) status = ht_fail(err, HT_ERR_RUN, "the loss is %g", loss);
-    if (status == HT_OK) status = update_models(l, &metrics, err);
     if (status != HT_OK) {
         save_before_failure(l, err);
         return status;

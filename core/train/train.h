@@ -39,6 +39,7 @@ typedef struct ht_train_config {
     int64_t warmup_min;
     int schedule; /* ht_schedule_kind */
     ht_optimizer_config optimizer;
+    int state; /* ht_adamw_state */
     int64_t save_every, keep_last, eval_every, log_every;
     int64_t micro_tokens; /* tokens a forward and backward pass */
     int recompute, profile;
@@ -86,8 +87,10 @@ extern const char *const ht_train_schedule_names[];
                      "weight decay of matrices; gains have none"),                                           \
         HT_OPT_FLOAT(ht_train_config, optimizer.clip, "optim.clip", "1.0", 0, 1e9, 0,                        \
                      "largest 2-norm of the gradient; 0: no clipping"),                                      \
-        HT_OPT_CHOICE(ht_train_config, dtype, "train.dtype", "f32", ht_dtype_choice_names, 0,                 \
-                      "type of weights and activations; bf16 keeps f32 master weights"),                     \
+        HT_OPT_CHOICE(ht_train_config, state, "optim.state", "f32", ht_adamw_state_names, 0,                 \
+                      "what AdamW keeps: f32 moments and master weights; or bf16 or 8-bit moments alone"),   \
+        HT_OPT_CHOICE(ht_train_config, dtype, "train.dtype", "f32", ht_dtype_choice_names, 0,                \
+                      "type of weights and activations; with optim.state f32 bf16 has f32 master weights"),  \
         HT_OPT_INT(ht_train_config, micro_tokens, "train.micro_tokens", "4096", 8, 1 << 24, 0,               \
                    "tokens a forward and backward pass; bounds memory"),                                     \
         HT_OPT_FLAG(ht_train_config, recompute, "train.recompute", 0,                                        \
@@ -101,6 +104,9 @@ extern const char *const ht_train_schedule_names[];
                    "steps between held-out evaluations, also before the first and after the last; 0: none"), \
         HT_OPT_INT(ht_train_config, log_every, "train.log_every", "1", 1, 1000000000, 0,                     \
                    "steps between metric rows")
+
+/* How these options have model `number` trained. */
+ht_trainable_options ht_train_trainable_options(const ht_train_config *config, int number);
 
 /* --- setting up -------------------------------------------------------------------------------------------
  */
@@ -184,12 +190,13 @@ typedef struct ht_train_task {
     int64_t
         checkpoint_stride; /* states are saved at multiples of it only (PPO: steps an iteration); 0 is 1 */
     /*
-     * Accumulates the gradients of step `step` over the whole step, on zeroed gradients; sets metrics, among
-     * them "loss" (checked to be finite) and "tokens" (processed; the progress line's rate). May return
-     * HT_INTERRUPTED or HT_TERMINATED (ht_stop_requested) when it has changed nothing that `save` saves: the
+     * Accumulates the gradients of models[model] over the whole step `step`, on zeroed gradients; called for each
+     * model in turn, which is updated before the next one's call. Sets metrics, among them "loss" (of the first
+     * call; checked to be finite after each) and "tokens" (processed; the progress line's rate). The first call may
+     * return HT_INTERRUPTED or HT_TERMINATED (ht_stop_requested) when it has changed nothing that `save` saves: the
      * state before the step is kept.
      */
-    ht_status (*accumulate)(void *self, int64_t step, ht_metrics *metrics, ht_error *err);
+    ht_status (*accumulate)(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err);
     /* After the update of `step`; may be NULL. */
     ht_status (*after_step)(void *self, int64_t step, ht_metrics *metrics, ht_error *err);
     /* Held-out evaluation after `updates` updates; may be NULL. Sets *stop to end the run early (ignored at

@@ -119,6 +119,19 @@ typedef struct op_vector_case {
     int64_t n, step;
 } op_vector_case;
 
+/* Optimizer updates: n elements, the step, how state is kept. */
+typedef struct op_adamw_case {
+    int64_t n, step;
+    ht_adamw_state state;
+} op_adamw_case;
+
+static const op_adamw_case op_adamw_cases[] = {
+    {1, 1, HT_ADAMW_F32},      {7, 2, HT_ADAMW_F32},    {63, 1, HT_ADAMW_F32},   {1000, 1000, HT_ADAMW_F32},
+    {100003, 3, HT_ADAMW_F32}, {1, 1, HT_ADAMW_BF16},   {7, 2, HT_ADAMW_BF16},   {1024, 1, HT_ADAMW_BF16},
+    {70001, 3, HT_ADAMW_BF16}, {1, 1, HT_ADAMW_8BIT},   {257, 2, HT_ADAMW_8BIT}, {1024, 1, HT_ADAMW_8BIT},
+    {70001, 3, HT_ADAMW_8BIT},
+};
+
 static const op_vector_case op_vector_cases[] = {{1, 1}, {7, 2}, {63, 1}, {1000, 1000}, {100003, 3}};
 
 #endif

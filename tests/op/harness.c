@@ -168,14 +168,22 @@ ht_tensor op_tensor(op_run *run, ht_dtype dtype, int64_t rows, int64_t cols, con
     return t;
 }
 
-float *op_floats(op_run *run, int64_t n, const double *values) {
-    float *host = calloc((size_t)n, sizeof *host);
-    for (int64_t i = 0; i < n; i++)
-        host[i] = values ? (float)values[i] : NAN;
-    float *memory = take(run, (size_t)n * sizeof *host);
-    op_check(run, ht_upload(run->be, memory, host, (size_t)n * sizeof *host, &run->err));
-    free(host);
+void *op_bytes(op_run *run, const uint8_t *values, int64_t n) {
+    void *memory = take(run, (size_t)n);
+    op_check(run, ht_upload(run->be, memory, values, (size_t)n, &run->err));
     return memory;
+}
+
+void *op_vector(op_run *run, ht_dtype dtype, int64_t n, const double *values) {
+    int strided = run->strided;
+    run->strided = 0;
+    ht_tensor t = op_tensor(run, dtype, 1, n, values);
+    run->strided = strided;
+    return t.data;
+}
+
+float *op_floats(op_run *run, int64_t n, const double *values) {
+    return op_vector(run, HT_F32, n, values);
 }
 
 int32_t *op_ids(op_run *run, const int32_t *values, int64_t n) {
@@ -223,6 +231,12 @@ void op_output_tensor(op_run *run, const char *name, const ht_tensor *t, double 
     free(wide);
 }
 
+void op_output_vector(op_run *run, const char *name, const void *actual, ht_dtype dtype, int64_t n, double *expected,
+                      op_tolerance tolerance) {
+    ht_tensor t = ht_tensor_of((void *)(uintptr_t)actual, dtype, 1, n);
+    op_output_tensor(run, name, &t, expected, tolerance);
+}
+
 void op_output_floats(op_run *run, const char *name, const float *actual, int64_t rows, int64_t cols,
                       double *expected, op_tolerance tolerance) {
     op_output *o = add_output(run, name, rows, cols, expected, tolerance);
@@ -267,7 +281,7 @@ const op_family op_families[] = {
     FAMILY(gather_rows, op_matrix_cases, .dtype_count = 2, .any_threads = 1),
     FAMILY(scatter_rows, op_matrix_cases, .dtype_count = 2, .any_threads = 1),
     FAMILY(token_loss, op_loss_cases, .dtype_count = 2),
-    FAMILY(adamw, op_vector_cases, .dtype_count = 1, .any_threads = 1),
+    FAMILY(adamw, op_adamw_cases, .dtype_count = 2, .any_threads = 1),
     FAMILY(sum_squares, op_vector_cases, .dtype_count = 1, .any_threads = 1),
 };
 const size_t op_family_count = sizeof op_families / sizeof op_families[0];

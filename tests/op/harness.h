@@ -92,6 +92,9 @@ double *op_duplicate(const double *x, int64_t n);
 ht_tensor op_tensor(op_run *run, ht_dtype dtype, int64_t rows, int64_t cols, const double *values);
 float *op_floats(op_run *run, int64_t n, const double *values);
 int32_t *op_ids(op_run *run, const int32_t *values, int64_t n);
+void *op_bytes(op_run *run, const uint8_t *values, int64_t n);
+/* n elements of `dtype` end to end. */
+void *op_vector(op_run *run, ht_dtype dtype, int64_t n, const double *values);
 
 /* Records an output: reads it from the backend, takes over `expected`. */
 typedef struct op_tolerance {
@@ -101,6 +104,8 @@ void op_output_tensor(op_run *run, const char *name, const ht_tensor *actual, do
                       op_tolerance tolerance);
 void op_output_floats(op_run *run, const char *name, const float *actual, int64_t rows, int64_t cols,
                       double *expected, op_tolerance tolerance);
+void op_output_vector(op_run *run, const char *name, const void *actual, ht_dtype dtype, int64_t n, double *expected,
+                      op_tolerance tolerance);
 void op_output_host(op_run *run, const char *name, const double *actual, int64_t n, double *expected,
                     op_tolerance tolerance);
 

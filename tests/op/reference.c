@@ -267,6 +267,44 @@ void ref_adamw(double *w, double *m, double *v, const double *grad, int64_t n, c
     }
 }
 
+double ref_round(double x, const double *numbers, int64_t count, double draw) {
+    double magnitude = fabs(x);
+    int64_t low = 0, high = count;
+    while (high - low > 1) {
+        int64_t middle = (low + high) / 2;
+        if (numbers[middle] <= magnitude)
+            low = middle;
+        else
+            high = middle;
+    }
+    double place = low + 1 < count ? (magnitude - numbers[low]) / (numbers[low + 1] - numbers[low]) : 0;
+    double rounded = numbers[low + (place + draw >= 1)];
+    return x < 0 ? -rounded : rounded;
+}
+
+/* The first numbers of a small float: subnormal ones below exponent 1. */
+static double *small_floats(int mantissa_bits, int bias, int64_t count) {
+    double *numbers = calloc((size_t)count, sizeof *numbers);
+    int steps = 1 << mantissa_bits;
+    for (int64_t i = 0; i < count; i++) {
+        int exponent = (int)(i / steps), mantissa = (int)(i % steps);
+        numbers[i] = ldexp(exponent ? steps + mantissa : mantissa, (exponent ? exponent : 1) - bias - mantissa_bits);
+    }
+    return numbers;
+}
+
+double *ref_numbers_bf16(int64_t *count) {
+    return small_floats(7, 127, *count = 0x7f80);
+}
+
+double *ref_numbers_m(int64_t *count) {
+    return small_floats(3, 15, *count = 128);
+}
+
+double *ref_numbers_v(int64_t *count) {
+    return small_floats(3, 31, *count = 256);
+}
+
 double ref_sum_squares(const double *x, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++)

@@ -65,6 +65,17 @@ void ref_row_loss_backward(double *dlogits, const double *logits, int32_t target
                            const ref_row_loss *loss);
 
 void ref_adamw(double *w, double *m, double *v, const double *grad, int64_t n, const ht_adamw_args *args);
+
+/*
+ * Stochastic rounding. `numbers` [count] are a format's numbers that are not negative, ascending: x goes to the neighbour
+ * below or above in magnitude; above where its place between them, in [0, 1), and `draw`, too, add up to one.
+ */
+double ref_round(double x, const double *numbers, int64_t count, double draw);
+/* The numbers of the formats: 0 to the largest; new memory, free(). m and v of 8-bit state: relative to their scale. */
+double *ref_numbers_bf16(int64_t *count);
+double *ref_numbers_m(int64_t *count);
+double *ref_numbers_v(int64_t *count);
+
 double ref_sum_squares(const double *x, int64_t n);
 
 /*

@@ -86,30 +86,113 @@ void run_token_loss(op_run *run, int64_t index) {
     free(logits);
 }
 
+/* A parameter's moments as their state keeps them, drawn so that they are exact there, and their values. */
+typedef struct moment {
+    void *data;   /* backend */
+    float *scale; /* backend; NULL without blocks */
+    double *value;
+    int64_t n;
+    ht_adamw_state state;
+    int is_v;
+} moment;
+
+static int64_t block_count(int64_t n) {
+    return (n + HT_ADAMW_BLOCK - 1) / HT_ADAMW_BLOCK;
+}
+
+static double *numbers_of(const moment *x, int64_t *count) {
+    return x->is_v ? ref_numbers_v(count) : ref_numbers_m(count);
+}
+
+static void read_codes(const moment *x, const uint8_t *codes, const float *scales, double *values) {
+    int64_t count;
+    double *numbers = numbers_of(x, &count);
+    for (int64_t i = 0; i < x->n; i++) {
+        double value = numbers[codes[i] % count] * (double)scales[i / HT_ADAMW_BLOCK];
+        values[i] = codes[i] >= count ? -value : value;
+    }
+    free(numbers);
+}
+
+static void draw_codes(op_run *run, moment *x) {
+    uint8_t *codes = calloc((size_t)x->n, 1);
+    float *scales = calloc((size_t)block_count(x->n), sizeof *scales);
+    double *wide = op_zeros(block_count(x->n));
+    int32_t *drawn = op_integers(run, x->n, 256), *exponents = op_integers(run, block_count(x->n), 8);
+    for (int64_t i = 0; i < x->n; i++)
+        codes[i] = (uint8_t)drawn[i];
+    for (int64_t b = 0; b < block_count(x->n); b++)
+        wide[b] = scales[b] = (float)ldexp(1, -exponents[b] - (x->is_v ? 6 : 3));
+    x->value = op_zeros(x->n);
+    read_codes(x, codes, scales, x->value);
+    x->scale = op_floats(run, block_count(x->n), wide);
+    x->data = op_bytes(run, codes, x->n);
+    free(exponents);
+    free(drawn);
+    free(wide);
+    free(scales);
+    free(codes);
+}
+
+static moment draw_moment(op_run *run, ht_adamw_state state, int64_t n, int is_v) {
+    moment x = {.n = n, .state = state, .is_v = is_v};
+    if (state == HT_ADAMW_8BIT) {
+        draw_codes(run, &x);
+        return x;
+    }
+    x.value = op_normal(run, HT_BF16, n, 0.1); /* bf16's numbers are f32's too */
+    for (int64_t i = 0; i < n && is_v; i++)
+        x.value[i] = fabs(x.value[i]) * 0.125;
+    x.data = op_vector(run, state == HT_ADAMW_BF16 ? HT_BF16 : HT_F32, n, x.value);
+    return x;
+}
+
+/* Records what the operation has left of a moment beside what it should be. */
+static void output_moment(op_run *run, const char *name, const moment *x, op_tolerance tolerance) {
+    if (x->state != HT_ADAMW_8BIT) {
+        op_output_vector(run, name, x->data, x->state == HT_ADAMW_BF16 ? HT_BF16 : HT_F32, x->n, x->value, tolerance);
+        return;
+    }
+    uint8_t *codes = calloc((size_t)x->n, 1);
+    float *scales = calloc((size_t)block_count(x->n), sizeof *scales);
+    double *actual = op_zeros(x->n);
+    op_check(run, ht_download(run->be, codes, x->data, (size_t)x->n, &run->err));
+    op_check(run, ht_download(run->be, scales, x->scale, (size_t)block_count(x->n) * sizeof *scales, &run->err));
+    read_codes(x, codes, scales, actual);
+    op_output_host(run, name, actual, x->n, x->value, tolerance);
+    free(actual);
+    free(scales);
+    free(codes);
+}
+
+/* Roundings of a bf16 number: stochastic ones go a whole step, 2^-7. Of 8 bits: 2^-3, which is 32 times 2^-8. */
+static op_tolerance kept(ht_adamw_state state, double f32_roundings) {
+    static const double steps[] = {0, 2, 32};
+    return (op_tolerance){f32_roundings, steps[state], 0};
+}
+
 void run_adamw(op_run *run, int64_t index) {
-    const op_vector_case *c = &op_vector_cases[index];
-    double *w = op_normal(run, HT_F32, c->n, 0.02), *m = op_normal(run, HT_F32, c->n, 0.1);
-    double *v = op_normal(run, HT_F32, c->n, 0.1), *grad = op_normal(run, HT_F32, c->n, 1);
-    for (int64_t i = 0; i < c->n; i++)
-        v[i] = (double)(float)(v[i] * v[i]);
+    const op_adamw_case *c = &op_adamw_cases[index];
+    int copied = run->dtype == HT_BF16 && c->state == HT_ADAMW_F32;
+    ht_dtype dtype = copied ? HT_F32 : run->dtype;
+    double *w = op_normal(run, dtype, c->n, 0.02), *grad = op_normal(run, HT_F32, c->n, 1);
+    moment m = draw_moment(run, c->state, c->n, 0), v = draw_moment(run, c->state, c->n, 1);
     ht_adamw_args args = {
         .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 0.37, .step = c->step};
     args.decay = index % 2 ? 0 : 0.1;
-    float *tw = op_floats(run, c->n, w), *tm = op_floats(run, c->n, m), *tv = op_floats(run, c->n, v);
+    void *tw = op_vector(run, dtype, c->n, w), *copy = copied ? op_vector(run, HT_BF16, c->n, NULL) : NULL;
     float *tgrad = op_floats(run, c->n, grad);
-    ht_tensor rounded = op_tensor(run, HT_BF16, 1, c->n, NULL);
-    op_check(run,
-             ht_adamw(run->be,
-                      &(ht_adamw_run){
-                          .w = tw, .bf16 = index % 2 ? rounded.data : NULL, .m = tm, .v = tv, .grad = tgrad, .n = c->n},
-                      &args, &run->err));
+    const ht_adamw_run update = {.state = c->state, .dtype = dtype, .w = tw, .bf16 = copy, .m = m.data, .v = v.data,
+                                 .m_scale = m.scale, .v_scale = v.scale, .grad = tgrad, .n = c->n,
+                                 .seed = run->seed, .stream = (uint64_t)index};
+    op_check(run, ht_adamw(run->be, &update, &args, &run->err));
     if (run->wrong) args.step++; /* a bias correction one step off */
-    ref_adamw(w, m, v, grad, c->n, &args);
+    ref_adamw(w, m.value, v.value, grad, c->n, &args);
     /* A handful of operations, and 1 - beta in f32 has lost up to four bits to cancellation. */
-    if (index % 2) op_output_tensor(run, "bf16", &rounded, op_duplicate(w, c->n), (op_tolerance){16, 1, 0});
-    op_output_floats(run, "w", tw, 1, c->n, w, (op_tolerance){16, 0, 0});
-    op_output_floats(run, "m", tm, 1, c->n, m, (op_tolerance){32, 0, 0});
-    op_output_floats(run, "v", tv, 1, c->n, v, (op_tolerance){64, 0, 0});
+    if (copied) op_output_vector(run, "bf16", copy, HT_BF16, c->n, op_duplicate(w, c->n), (op_tolerance){16, 1, 0});
+    op_output_vector(run, "w", tw, dtype, c->n, w, (op_tolerance){16, dtype == HT_BF16 ? 2 : 0, 0});
+    output_moment(run, "m", &m, kept(c->state, 32));
+    output_moment(run, "v", &v, kept(c->state, 64));
     op_output_floats(run, "grad", tgrad, 1, c->n, op_zeros(c->n), (op_tolerance){0});
     free(grad);
 }

@@ -225,8 +225,23 @@ static void test_contracts__losses_refuse(void **state) {
 #undef LOSS
     const ht_adamw_args step0 = {
         .lr = 1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 0};
-    const ht_adamw_run run = {.w = memory, .m = memory, .v = memory, .grad = memory, .n = 4};
+    const ht_adamw_args step1 = {
+        .lr = 1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 1};
+    ht_adamw_run run = {.w = memory, .m = memory, .v = memory, .grad = memory, .n = 4};
     REFUSED(ht_adamw(backend, &run, &step0, &err));
+    run.dtype = HT_BF16; /* f32 state belongs to f32 weights */
+    REFUSED(ht_adamw(backend, &run, &step1, &err));
+    run.state = HT_ADAMW_8BIT; /* without scales */
+    REFUSED(ht_adamw(backend, &run, &step1, &err));
+    run.m_scale = run.v_scale = memory;
+    run.dtype = HT_F16;
+    REFUSED(ht_adamw(backend, &run, &step1, &err));
+    run.dtype = HT_BF16;
+    run.bf16 = memory;
+    REFUSED(ht_adamw(backend, &run, &step1, &err));
+    run.bf16 = NULL;
+    run.state = HT_ADAMW_BF16; /* with scales */
+    REFUSED(ht_adamw(backend, &run, &step1, &err));
     const ht_sampling greedy[4] = {{.top_p = 1}, {.top_p = 1}, {.top_p = 1}, {.top_p = 1}};
     int32_t tokens[4];
     REFUSED(ht_sample(backend, &half, greedy, tokens, NULL, &err));

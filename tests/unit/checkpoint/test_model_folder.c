@@ -337,7 +337,7 @@ static void write_changed(const char *folder, const char *config_json, const ht_
         } else {
             rows = param->vector ? param->cols : param->rows, cols = param->vector ? 0 : param->cols;
         }
-        size_t bytes = (size_t)(rows * (cols ? cols : 1)) * (strcmp(dtype, "F64") == 0 ? 8 : 2);
+        size_t bytes = (size_t)(rows * (cols ? cols : 1)) * (strcmp(dtype, "F64") == 0 ? 8 : strcmp(dtype, "U8") == 0 ? 1 : 2);
         json_t *shape = cols ? json_pack("[I,I]", (json_int_t)rows, (json_int_t)cols)
                              : json_pack("[I]", (json_int_t)rows);
         json_object_set_new(header, name,
@@ -371,6 +371,7 @@ static void test_model_folder__refuses_misfit_tensors(void **state) {
         {{"model.norm.weight", "F16", 9, 0}, "\"model.norm.weight\" has shape [9], config.json says [8]"},
         {{"model.layers.1.self_attn.k_proj.weight", "F16", 8, 8}, "has shape [8,8], config.json says [4,8]"},
         {{"lm_head.weight", "F64", 33, 8}, "\"lm_head.weight\" has dtype F64, allowed are F32, BF16 and F16"},
+        {{"lm_head.weight", "U8", 33, 8}, "\"lm_head.weight\" has dtype U8, allowed are F32, BF16 and F16"},
         {{"lm_head.weight", "BF16", 33, 8}, NULL},
         {{"model.layers.2.mlp.up_proj.weight", "F16", 12, 8},
          "is not one of the model that config.json describes"},

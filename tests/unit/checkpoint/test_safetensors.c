@@ -54,7 +54,7 @@ static void test_safetensors__knows_dtypes(void **state) {
         int eight; /* bytes of 8 elements */
         int supported;
     } cases[] = {
-        {"BOOL", 8, 0}, {"F4", 4, 0},          {"F6_E2M3", 6, 0}, {"F6_E3M2", 6, 0}, {"U8", 8, 0},
+        {"BOOL", 8, 0}, {"F4", 4, 0},          {"F6_E2M3", 6, 0}, {"F6_E3M2", 6, 0}, {"U8", 8, 1},
         {"I8", 8, 0},   {"F8_E5M2", 8, 0},     {"F8_E4M3", 8, 0}, {"F8_E8M0", 8, 0}, {"F8_E4M3FNUZ", 8, 0},
         {"I16", 16, 0}, {"F8_E5M2FNUZ", 8, 0}, {"U16", 16, 0},    {"F16", 16, 1},    {"BF16", 16, 1},
         {"I32", 32, 0}, {"U32", 32, 0},        {"F32", 32, 1},    {"C64", 64, 0},    {"F64", 64, 0},

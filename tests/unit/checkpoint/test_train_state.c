@@ -7,8 +7,8 @@
 #include "core/base/json.h"
 #include "core/checkpoint/train_state.h"
 
-/* A policy with weights and m, and a value model with weights alone. */
-enum { PARTS = 3 };
+/* A policy with weights and m, and a value model with weights and m in fewer bits. */
+enum { PARTS = 5 };
 
 typedef struct run {
     ht_backend *be;
@@ -18,7 +18,8 @@ typedef struct run {
     ht_state_part parts[PARTS];
 } run;
 
-static const char *const names[PARTS] = {"policy.weights", "value.weights", "policy.m"};
+static const char *const names[PARTS] = {"policy.weights", "value.weights", "policy.m", "value.m", "value.v"};
+static const ht_dtype dtypes[PARTS] = {HT_F32, HT_F32, HT_F32, HT_BF16, HT_U8};
 
 static void open_run(run *r, int64_t vocab) {
     ht_error err = HT_ERROR_INIT;
@@ -39,8 +40,8 @@ static void open_run(run *r, int64_t vocab) {
     config.head = HT_HEAD_SCALAR;
     assert_ok(ht_layout_init(&r->layouts[1], &config, &err), &err);
     for (int p = 0; p < PARTS; p++) {
-        const ht_layout *layout = &r->layouts[strcmp(names[p], "value.weights") == 0];
-        assert_ok(ht_params_init(&r->params[p], layout, HT_F32, HT_MEMORY_OPTIMIZER, &r->arena, &err), &err);
+        const ht_layout *layout = &r->layouts[strncmp(names[p], "value", 5) == 0];
+        assert_ok(ht_params_init(&r->params[p], layout, dtypes[p], HT_MEMORY_OPTIMIZER, &r->arena, &err), &err);
         r->parts[p] = (ht_state_part){names[p], &r->params[p]};
     }
 }
@@ -67,7 +68,9 @@ static void fill_run(run *r, uint32_t seed) {
         for (int64_t u = 0; u < r->params[p].layout->units; u++)
             for (int64_t i = 0; i < r->params[p].layout->unit_size[u]; i++) {
                 uint32_t bits = pattern(seed, p, u, i);
-                assert_ok(ht_upload(r->be, (uint32_t *)r->params[p].units[u] + i, &bits, 4, &err), &err);
+                size_t size = ht_dtype_size(dtypes[p]);
+                char *element = (char *)r->params[p].units[u] + (size_t)i * size;
+                assert_ok(ht_upload(r->be, element, &bits, size, &err), &err);
             }
 }
 
@@ -76,9 +79,11 @@ static void assert_run(run *r, uint32_t seed) {
     for (int p = 0; p < PARTS; p++)
         for (int64_t u = 0; u < r->params[p].layout->units; u++)
             for (int64_t i = 0; i < r->params[p].layout->unit_size[u]; i++) {
-                uint32_t bits;
-                assert_ok(ht_download(r->be, &bits, (uint32_t *)r->params[p].units[u] + i, 4, &err), &err);
-                assert_int_equal(bits, pattern(seed, p, u, i));
+                uint32_t bits, wanted = pattern(seed, p, u, i);
+                size_t size = ht_dtype_size(dtypes[p]);
+                const char *element = (const char *)r->params[p].units[u] + (size_t)i * size;
+                assert_ok(ht_download(r->be, &bits, element, size, &err), &err);
+                assert_memory_equal(&bits, &wanted, size); /* the low bytes come first */
             }
 }
 
@@ -368,16 +373,22 @@ static void test_train_state__refuses_another_model(void **state) {
     assert_failed(ht_train_state_load(in_root("state"), 1, other.parts, PARTS, other.be, &err), HT_ERR_DATA,
                   &err, "tensor \"weights.model.embed_tokens.weight\" is not F32 [34,8]");
     assert_run(&other, 5);
+    ht_params narrow = r.params[2];
+    narrow.dtype = HT_BF16;
+    ht_state_part rounded[] = {r.parts[0], r.parts[1], {"policy.m", &narrow}, r.parts[3], r.parts[4]};
+    err = (ht_error)HT_ERROR_INIT;
+    assert_failed(ht_train_state_load(in_root("state"), 1, rounded, PARTS, r.be, &err), HT_ERR_DATA, &err,
+                  "tensor \"m.model.embed_tokens.weight\" is not BF16 [33,8]");
     err = (ht_error)HT_ERROR_INIT;
     assert_failed(ht_train_state_load(in_root("state"), 1, r.parts, 2, r.be, &err), HT_ERR_DATA, &err,
                   "policy.safetensors: 24 tensors, this run has 12");
-    ht_state_part more[] = {r.parts[0], r.parts[1], r.parts[2], {"policy.v", &r.params[0]}};
+    ht_state_part more[] = {r.parts[0], r.parts[1], r.parts[2], r.parts[3], r.parts[4], {"policy.v", &r.params[0]}};
     err = (ht_error)HT_ERROR_INIT;
-    assert_failed(ht_train_state_load(in_root("state"), 1, more, 4, r.be, &err), HT_ERR_DATA, &err,
+    assert_failed(ht_train_state_load(in_root("state"), 1, more, 6, r.be, &err), HT_ERR_DATA, &err,
                   "tensor \"v.model.embed_tokens.weight\" is missing");
-    ht_state_part third[] = {r.parts[0], r.parts[1], r.parts[2], {"critic.weights", &r.params[0]}};
+    ht_state_part third[] = {r.parts[0], r.parts[1], r.parts[2], r.parts[3], r.parts[4], {"critic.weights", &r.params[0]}};
     err = (ht_error)HT_ERROR_INIT;
-    assert_failed(ht_train_state_load(in_root("state"), 1, third, 4, r.be, &err), HT_ERR_IO, &err,
+    assert_failed(ht_train_state_load(in_root("state"), 1, third, 6, r.be, &err), HT_ERR_IO, &err,
                   "critic.safetensors");
     close_run(&other);
     close_run(&r);
@@ -398,12 +409,6 @@ static void test_train_state__refuses_misuse(void **state) {
     err = (ht_error)HT_ERROR_INIT;
     assert_failed(ht_train_state_save(in_root("state"), 1, values, &bad, 1, r.be, 1, &err), HT_ERR_USAGE,
                   &err, "\"policy\" is not named MODEL.KIND");
-    ht_params half = r.params[0];
-    half.dtype = HT_BF16;
-    ht_state_part narrow = {"policy.weights", &half};
-    err = (ht_error)HT_ERROR_INIT;
-    assert_failed(ht_train_state_save(in_root("state"), 1, values, &narrow, 1, r.be, 1, &err), HT_ERR_USAGE,
-                  &err, "is bfloat16, training state is float32");
     assert_false(ht_path_exists(in_root("state")));
     json_decref(values);
     close_run(&r);

@@ -440,7 +440,7 @@ static void learner_init(learner *l, int64_t micro_tokens) {
     ht_backend_arena(l->be, &l->arena);
     DO(ht_llama_init(&l->model, l->be, &l->arena, &shape, HT_F32, &err_));
     DO(ht_llama_randomize(&l->model, 3, &err_));
-    DO(ht_trainable_init(&l->trainable, &l->model, &l->arena, &err_));
+    DO(ht_trainable_init(&l->trainable, &l->model, &(ht_trainable_options){.state = HT_ADAMW_F32}, &l->arena, &err_));
     fill_examples(&l->data.train);
     fill_examples(&l->data.held_out);
     DO(ht_sft_plan_init(&l->plan, &l->data.train, &config.data, 1, &err_));
@@ -489,8 +489,8 @@ static void test_sft__loss_is_the_mean_over_the_step(void **state) {
         ht_metrics a = {.count = 0}, b = {.count = 0};
         int64_t first, end, all = 0;
         double sum = 0, weight = 0, mean_of_means = 0;
-        DO(ht_sft_accumulate(&whole.trainer, step, &a, &err_));
-        DO(ht_sft_accumulate(&cut.trainer, step, &b, &err_));
+        DO(ht_sft_accumulate(&whole.trainer, step, 0, &a, &err_));
+        DO(ht_sft_accumulate(&cut.trainer, step, 0, &b, &err_));
         ht_sft_plan_step(&whole.plan, step, &first, &end);
         for (int64_t i = first; i < end; i++) {
             int64_t index = whole.plan.order[i], targets;

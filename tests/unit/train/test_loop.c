@@ -43,6 +43,7 @@ typedef struct plan {
     int bad_model;     /* whose gradient */
     int64_t stop_at;   /* updates at which evaluate asks to stop; 0: none */
     int keep_no_state; /* the task has no save and load */
+    int own_gradients; /* of the second model, not in the first one's memory */
     ht_store *store;
 } plan;
 
@@ -67,12 +68,12 @@ static void put_gradient(worker *w, int m, int64_t step) {
         ((float *)grads->units[1])[3] = INFINITY;
 }
 
-static ht_status accumulate(void *self, int64_t step, ht_metrics *metrics, ht_error *err) {
+static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
     worker *w = self;
-    if (w->wanted->interrupt_at && step == w->wanted->interrupt_at)
+    if (model == 0 && w->wanted->interrupt_at && step == w->wanted->interrupt_at)
         return ht_fail(err, HT_TERMINATED, "stop");
-    for (int m = 0; m < (w->wanted->models ? w->wanted->models : 1); m++)
-        put_gradient(w, m, step);
+    put_gradient(w, model, step);
+    if (model > 0) return HT_OK;
     w->counter += step + 1;
     w->steps_done++;
     ht_metrics_set(metrics, "loss",
@@ -108,24 +109,28 @@ static const ht_command command = {.summary = "test",
                                    .parts = {{options, sizeof options / sizeof *options, 0}},
                                    .config_size = sizeof(ht_train_config)};
 
-static ht_status init_models(worker *w, ht_train_setup *setup, ht_error *err) {
-    const ht_llama_config shape = {.vocab_size = 11,
-                                   .dim = 8,
-                                   .n_layers = 1,
-                                   .n_heads = 2,
-                                   .n_kv_heads = 1,
-                                   .head_dim = 4,
-                                   .ffn_dim = 16,
-                                   .max_positions = 16,
-                                   .norm_eps = 1e-5,
-                                   .rope_theta = 10000,
-                                   .bos_id = 1,
-                                   .eos_id = 2};
+/* The second model is a value model; its gradients lie in the first one's memory. */
+static ht_status init_models(worker *w, ht_train_setup *setup, const ht_train_config *config, ht_error *err) {
+    ht_llama_config shape = {.vocab_size = 11,
+                             .dim = 8,
+                             .n_layers = 1,
+                             .n_heads = 2,
+                             .n_kv_heads = 1,
+                             .head_dim = 4,
+                             .ffn_dim = 16,
+                             .max_positions = 16,
+                             .norm_eps = 1e-5,
+                             .rope_theta = 10000,
+                             .bos_id = 1,
+                             .eos_id = 2};
     ht_status status = HT_OK;
     for (int m = 0; m < 2; m++) {
+        shape.head = m ? HT_HEAD_SCALAR : HT_HEAD_LM;
         HT_TRY(ht_llama_init(&w->models[m], setup->be, &setup->arena, &shape, ht_backend_dtype(setup->be), err));
         HT_TRY(ht_llama_randomize(&w->models[m], (uint64_t)m + 1, err));
-        HT_TRY(ht_trainable_init(&w->trainables[m], &w->models[m], &setup->arena, err));
+        ht_trainable_options training = ht_train_trainable_options(config, m);
+        if (m > 0 && !w->wanted->own_gradients) training.lends = &w->trainables[0];
+        HT_TRY(ht_trainable_init(&w->trainables[m], &w->models[m], &training, &setup->arena, err));
     }
 done:
     return status;
@@ -139,7 +144,7 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
     HT_TRY(ht_train_check_out(config, &state, err));
     if (state == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(ht_train_setup_open(&setup, config, err));
-    HT_TRY(init_models(w, &setup, err));
+    HT_TRY(init_models(w, &setup, config, err));
     ht_train_task task = {.self = w,
                           .steps = STEPS,
                           .checkpoint_stride = wanted->stride,
@@ -304,16 +309,73 @@ static void test_train__resume_of_two_models_gives_the_same_bytes(void **state) 
     check_resume_everywhere((plan){.models = 2, .stride = 2, .options = {"--set", "train.save_every=2"}}, 2);
 }
 
-/* The state holds the f32 master copy; the bf16 weights are rounded from it again. */
-static void test_train__resume_in_bf16_gives_the_same_bytes(void **state) {
-    (void)state;
+static int computes_bf16(void) {
     ht_backend *be = NULL;
     ht_error err = HT_ERROR_INIT;
     assert_int_equal(ht_backend_open(&be, HT_BACKEND_CPU, 1, &err), HT_OK);
     ht_status possible = ht_backend_choose_dtype(be, HT_DTYPE_BF16, &err);
     ht_backend_close(be);
-    if (possible != HT_OK) skip();
+    return possible == HT_OK;
+}
+
+/* The state holds the f32 master copy; the bf16 weights are rounded from it again. */
+static void test_train__resume_in_bf16_gives_the_same_bytes(void **state) {
+    (void)state;
+    if (!computes_bf16()) skip();
     check_resume_everywhere((plan){.models = 2, .stride = 1, .options = {"--set", "train.dtype=bf16"}}, 1);
+}
+
+/* Moments of bf16 or 8 bits, beside f32 weights and bf16 ones that are all there is of them. */
+static void test_train__resume_with_bf16_state_gives_the_same_bytes(void **state) {
+    (void)state;
+    check_resume_everywhere((plan){.models = 2, .stride = 1, .options = {"--set", "optim.state=bf16"}}, 1);
+}
+
+static void test_train__resume_with_8bit_state_gives_the_same_bytes(void **state) {
+    (void)state;
+    check_resume_everywhere((plan){.models = 2, .stride = 1, .options = {"--set", "optim.state=8bit"}}, 1);
+}
+
+static void test_train__resume_in_bf16_with_bf16_state_gives_the_same_bytes(void **state) {
+    (void)state;
+    if (!computes_bf16()) skip();
+    check_resume_everywhere(
+        (plan){.models = 2, .options = {"--set", "train.dtype=bf16", "--set", "optim.state=bf16"}}, 1);
+}
+
+static void test_train__resume_in_bf16_with_8bit_state_gives_the_same_bytes(void **state) {
+    (void)state;
+    if (!computes_bf16()) skip();
+    check_resume_everywhere(
+        (plan){.models = 2, .options = {"--set", "train.dtype=bf16", "--set", "optim.state=8bit"}}, 1);
+}
+
+/* The seed reaches the rounding: another one, other bits. (The gradients here do not depend on it.) */
+static void test_train__rounding_depends_on_the_seed(void **state) {
+    (void)state;
+    use_out("one");
+    run_ok(&(plan){.options = {"--set", "optim.state=8bit"}});
+    result one = take_result();
+    use_out("two");
+    run_ok(&(plan){.options = {"--set", "optim.state=8bit", "--seed", "2"}});
+    result two = take_result();
+    assert_memory_not_equal(one.model, two.model, one.model_size);
+    free_result(&one);
+    free_result(&two);
+}
+
+/* Models are updated in turn, so that gradients in the same memory are the same gradients. */
+static void test_train__gradients_may_share_memory(void **state) {
+    (void)state;
+    use_out("own");
+    run_ok(&(plan){.models = 2, .own_gradients = 1});
+    result own = take_result();
+    use_out("shared");
+    run_ok(&(plan){.models = 2});
+    result shared = take_result();
+    assert_same_result(&own, &shared);
+    free_result(&own);
+    free_result(&shared);
 }
 
 /* The comparison above can fail: a task that does not save its state ends elsewhere. */
@@ -390,6 +452,7 @@ static void test_train__changed_config_is_refused(void **state) {
               "optim.lr");
     run_fails(&(plan){.options = {"--resume", "--set", "optim.lr=0.02", "--seed", "5"}}, HT_ERR_USAGE,
               "seed");
+    run_fails(&(plan){.options = {"--resume", "--set", "optim.state=bf16"}}, HT_ERR_USAGE, "optim.state");
     run_fails(&(plan){.options = {"--resume"}, .data_hash = "other"}, HT_ERR_USAGE, "data has changed");
     run_fails(&(plan){.options = {"--resume"}, .stage = "ppo"}, HT_ERR_USAGE, "stage \"sft\"");
     run_fails(&(plan){.stride = 0}, HT_ERR_USAGE, "--resume");
@@ -508,6 +571,12 @@ int main(void) {
         TEST(test_train__resume_at_any_step_gives_the_same_bytes),
         TEST(test_train__resume_of_two_models_gives_the_same_bytes),
         TEST(test_train__resume_in_bf16_gives_the_same_bytes),
+        TEST(test_train__resume_with_bf16_state_gives_the_same_bytes),
+        TEST(test_train__resume_with_8bit_state_gives_the_same_bytes),
+        TEST(test_train__resume_in_bf16_with_bf16_state_gives_the_same_bytes),
+        TEST(test_train__resume_in_bf16_with_8bit_state_gives_the_same_bytes),
+        TEST(test_train__rounding_depends_on_the_seed),
+        TEST(test_train__gradients_may_share_memory),
         TEST(test_train__forgotten_task_state_is_noticed),
         TEST(test_train__rows_behind_the_state_are_cut),
         TEST(test_train__rows_are_as_documented),
