@@ -30,7 +30,9 @@ static const ht_option ppo_options[] = {
                  "taken off the whitened score of a response cut at max_new_tokens"),
     HT_OPT_INT(S, max_new_tokens, "ppo.max_new_tokens", "512", 1, 1 << 20, 0, "longest response, tokens"),
     HT_OPT_INT(S, sequences, "ppo.sequences", "128", 1, HT_LOGIT_ROWS, HT_OPTION_RESUME_SAFE,
-               "responses sampled at once; bounds the KV cache"),
+               "responses sampled at once"),
+    HT_OPT_INT(S, cache_tokens, "ppo.cache_tokens", "0", 0, 1e12, 0,
+               "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, max_prompt_tokens, "data.max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
     HT_OPT_CHOICE(S, too_long, "data.too_long", "error", ht_too_long_names, 0, "what to do with a longer prompt"),
     HT_OPT_INT(S, first_round, "data.first_round", "0", 0, 1000000, 0, "first round whose prompts are used"),
@@ -83,7 +85,7 @@ static ht_status open_models(ht_ppo_models *m, ht_train_setup *setup, const ht_p
     }
     int64_t longest = config->max_prompt_tokens + config->max_new_tokens;
     ht_engine_limits limits = {.max_sequences = config->sequences,
-                               .cache_tokens = config->sequences * longest,
+                               .cache_tokens = config->cache_tokens ? config->cache_tokens : config->sequences * longest,
                                .prefill_tokens = train->micro_tokens};
     HT_TRY(ht_engine_init(&m->engine, &m->policy, &setup->arena, &limits, err));
 done:
@@ -101,6 +103,10 @@ static ht_status check_config(const ht_ppo_config *config, ht_error *err) {
         return ht_fail(err, HT_ERR_USAGE,
                        "train.micro_tokens = %" PRId64 " is below data.max_prompt_tokens + ppo.max_new_tokens = %" PRId64,
                        config->train.micro_tokens, longest);
+    if (config->cache_tokens && config->cache_tokens < longest)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "ppo.cache_tokens = %" PRId64 " is below data.max_prompt_tokens + ppo.max_new_tokens = %" PRId64,
+                       config->cache_tokens, longest);
     return HT_OK;
 }
 
@@ -167,6 +173,7 @@ static void hash_prompts(const ht_prompt_set *prompts, char out[HT_HASH_LEN]) {
 
 /* Everything that is open while the command runs. */
 typedef struct ppo_session {
+    const ht_ppo_config *config;
     ht_train_setup setup;
     ht_ppo_models models;
     ht_ppo_task task;
@@ -184,13 +191,23 @@ done:
     return status;
 }
 
-static ht_status train(ppo_session *s, ht_ppo_config *config, const ht_invocation *invocation, const char *tokenizer,
+static ht_status open_memory(void *self, ht_train_setup *setup, ht_error *err) {
+    ppo_session *s = self;
+    ht_status status = open_models(&s->models, setup, s->config, err);
+    return status ? status : check_positions(s->config, &s->models, err);
+}
+
+static void close_memory(void *self) {
+    ht_ppo_models_free(&((ppo_session *)self)->models);
+}
+
+static ht_status train(ppo_session *s, const ht_ppo_config *config, const ht_invocation *invocation, const char *tokenizer,
                        ht_error *err) {
     ht_status status = HT_OK;
     char hash[HT_HASH_LEN];
     HT_TRY(read_prompts(&s->task, config, s->tokenizer, err));
-    HT_TRY(open_models(&s->models, &s->setup, config, err));
-    HT_TRY(check_positions(config, &s->models, err));
+    HT_TRY(ht_train_setup_take(&s->setup, &(ht_train_memory){s, open_memory, close_memory}, err));
+    if (!config->train.dry_run) HT_TRY(register_models(&s->task, config, err));
     HT_TRY(ht_ppo_task_init(&s->task, config, &s->models, err));
     hash_prompts(&s->task.prompts, hash);
     s->data = json_pack("{s:s, s:I, s:s, s:s, s:s}", "database", config->db, "prompts", (json_int_t)s->task.prompts.count,
@@ -215,7 +232,7 @@ done:
 static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error *err) {
     ht_status status = HT_OK;
     ht_ppo_config *config = values;
-    ppo_session s = {0};
+    ppo_session s = {.config = config};
     ht_llama_config shape;
     ht_train_out out;
     char tokenizer[HT_PATH_MAX];
@@ -230,12 +247,11 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     HT_TRY(check_reward_model(config->safe, ht_tokenizer_hash(s.tokenizer), err));
     s.task.store = s.store;
     s.task.tokenizer = s.tokenizer;
-    if (!config->train.dry_run) HT_TRY(register_models(&s.task, config, err));
     HT_TRY(ht_train_setup_open(&s.setup, &config->train, err));
     HT_TRY(train(&s, config, invocation, tokenizer, err));
 done:
     ht_ppo_task_free(&s.task);
-    ht_ppo_models_free(&s.models);
+    close_memory(&s);
     ht_train_setup_close(&s.setup);
     ht_tokenizer_free(s.tokenizer);
     ht_store_close(s.store);

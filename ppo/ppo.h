@@ -16,7 +16,7 @@ typedef struct ht_ppo_config {
     ht_train_config train;
     char *db, *model, *helpful, *safe;
     int64_t iterations, batch, mini_batch, epochs;
-    int64_t max_new_tokens, max_prompt_tokens, sequences;
+    int64_t max_new_tokens, max_prompt_tokens, sequences, cache_tokens;
     int too_long; /* ht_too_long */
     double kl_coef, clip, value_clip, value_lr, gamma, lambda, truncation_penalty;
     int64_t first_round, last_round;   /* of the prompts; last -1: no end */

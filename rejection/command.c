@@ -278,7 +278,7 @@ static ht_status begin_run(session *s, const ht_invocation *invocation, ht_error
 /* --- dry run ----------------------------------------------------------------------------------------------
  */
 
-/* Bytes of the policy with its cache, or of a reward model. */
+/* Bytes of the policy with its cache, or of a reward model; unless it is a dry run, they must be there. */
 static ht_status plan_memory(const session *s, const ht_llama_config *shape, size_t *bytes, ht_error *err) {
     ht_status status = HT_OK;
     const ht_rejection_config *c = s->config;
@@ -295,6 +295,7 @@ static ht_status plan_memory(const session *s, const ht_llama_config *shape, siz
     else
         HT_TRY(ht_activations_init(&acts, &model, &arena, HT_KEEP_NOTHING, c->score_tokens, sequences, err));
     *bytes = ht_arena_total(&arena);
+    if (!c->dry_run) HT_TRY(ht_backend_check_plan(s->work.be, &arena, err));
 done:
     ht_activations_free(acts);
     ht_engine_free(engine);
@@ -321,8 +322,12 @@ done:
 /* --- the command ------------------------------------------------------------------------------------------
  */
 
-static ht_status work_in_database(session *s, const ht_invocation *invocation, ht_error *err) {
+static ht_status work_in_database(session *s, const ht_llama_config shapes[3], const ht_invocation *invocation,
+                                  ht_error *err) {
     ht_status status = HT_OK;
+    size_t bytes;
+    for (int i = 0; i < 3; i++)
+        HT_TRY(plan_memory(s, &shapes[i], &bytes, err));
     HT_TRY(register_models(&s->work, err));
     HT_TRY(plan_draws(s, err));
     HT_TRY(check_not_chosen(s, err));
@@ -355,7 +360,7 @@ static ht_status run_rejection(void *values, const ht_invocation *invocation, ht
     HT_TRY(ht_backend_open(&s.work.be, (ht_backend_kind)c->backend, (int)c->threads, err));
     HT_TRY(ht_backend_choose_dtype(s.work.be, (ht_dtype_choice)c->dtype, err));
     if (c->profile && !c->dry_run) HT_TRY(ht_profile_start(s.work.be, err));
-    status = c->dry_run ? print_plan(&s, shapes, err) : work_in_database(&s, invocation, err);
+    status = c->dry_run ? print_plan(&s, shapes, err) : work_in_database(&s, shapes, invocation, err);
 done:
     json_decref(s.report);
     ht_rejection_result_free(&s.result);

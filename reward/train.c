@@ -184,16 +184,17 @@ done:
     return status;
 }
 
-static ht_status load_model(trainer *t, ht_error *err) {
+static ht_status open_memory(void *self, ht_train_setup *setup, ht_error *err) {
+    trainer *t = self;
     ht_status status = HT_OK;
     const ht_train_config *c = &t->config->train;
+    const ht_trainable_options options = ht_train_trainable_options(c, 0);
     int64_t sequences =
         2 * t->config->batch_size < c->micro_tokens ? 2 * t->config->batch_size : c->micro_tokens;
-    HT_TRY(ht_train_setup_open(&t->setup, c, err));
-    HT_TRY(ht_train_load_model(&t->setup,
+    HT_TRY(ht_train_load_model(setup,
                                &(ht_model_request){.folder = t->config->model,
                                                    .head = HT_HEAD_SCALAR,
-                                                   .dtype = ht_backend_dtype(t->setup.be),
+                                                   .dtype = ht_backend_dtype(setup->be),
                                                    .seed = c->seed},
                                &t->model, err));
     if (t->model.config.vocab_size < ht_tokenizer_size(t->tokenizer)) {
@@ -202,14 +203,21 @@ static ht_status load_model(trainer *t, ht_error *err) {
                          t->config->model, ht_tokenizer_size(t->tokenizer), t->model.config.vocab_size);
         goto done;
     }
-    const ht_trainable_options options = ht_train_trainable_options(c, 0);
-    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &options, &t->setup.arena, err));
-    HT_TRY(ht_activations_init(&t->acts, &t->model, &t->setup.arena,
-                               c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL, c->micro_tokens, sequences,
-                               err));
+    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &options, &setup->arena, err));
+    HT_TRY(ht_activations_init(&t->acts, &t->model, &setup->arena, c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL,
+                               c->micro_tokens, sequences, err));
     HT_TRY(ht_reward_pass_init(&t->pass, &t->model, t->acts, c->micro_tokens, sequences, err));
 done:
     return status;
+}
+
+static void close_memory(void *self) {
+    trainer *t = self;
+    ht_reward_pass_free(&t->pass);
+    ht_activations_free(t->acts);
+    t->acts = NULL;
+    ht_trainable_free(&t->trainable);
+    ht_llama_free(&t->model);
 }
 
 /* What halter.json says of the data. */
@@ -251,10 +259,7 @@ done:
 }
 
 static void release(trainer *t) {
-    ht_reward_pass_free(&t->pass);
-    ht_activations_free(t->acts);
-    ht_trainable_free(&t->trainable);
-    ht_llama_free(&t->model);
+    close_memory(t);
     ht_train_setup_close(&t->setup);
     ht_mix_free(&t->mix);
     ht_pair_set_free(&t->pairs);
@@ -274,7 +279,8 @@ ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_erro
     HT_TRY(ht_train_check_out(&t.config->train, &state, err));
     if (state == HT_TRAIN_OUT_FINISHED) return HT_OK;
     HT_TRY(load_data(&t, err));
-    HT_TRY(load_model(&t, err));
+    HT_TRY(ht_train_setup_open(&t.setup, &t.config->train, err));
+    HT_TRY(ht_train_setup_take(&t.setup, &(ht_train_memory){&t, open_memory, close_memory}, err));
     HT_TRY(run(&t, invocation, err));
 done:
     release(&t);

@@ -140,7 +140,6 @@ static ht_status check_fit(const session *s, ht_error *err) {
 static ht_status open_model(session *s, ht_error *err) {
     const ht_sft_config *c = s->config;
     ht_status status = HT_OK;
-    HT_TRY(ht_train_setup_open(&s->setup, &c->train, err));
     if (is_given(c->model))
         HT_TRY(ht_train_load_model(&s->setup,
                                    &(ht_model_request){.folder = c->model,
@@ -153,6 +152,25 @@ static ht_status open_model(session *s, ht_error *err) {
     HT_TRY(check_fit(s, err));
 done:
     return status;
+}
+
+static ht_status open_memory(void *self, ht_train_setup *setup, ht_error *err) {
+    session *s = self;
+    const ht_sft_config *c = s->config;
+    const ht_trainable_options options = ht_train_trainable_options(&c->train, 0);
+    ht_status status = HT_OK;
+    HT_TRY(open_model(s, err));
+    HT_TRY(ht_trainable_init(&s->trainable, &s->model, &options, &setup->arena, err));
+    HT_TRY(ht_sft_trainer_init(&s->trainer, &s->trainable, &s->data, &s->plan, c, &setup->arena, err));
+done:
+    return status;
+}
+
+static void close_memory(void *self) {
+    session *s = self;
+    ht_sft_trainer_free(&s->trainer);
+    ht_trainable_free(&s->trainable);
+    ht_llama_free(&s->model);
 }
 
 /* --- data, training ---------------------------------------------------------------------------------------
@@ -176,9 +194,8 @@ done:
 static ht_status train(session *s, ht_error *err) {
     const ht_sft_config *c = s->config;
     ht_status status = HT_OK;
-    const ht_trainable_options options = ht_train_trainable_options(&c->train, 0);
-    HT_TRY(ht_trainable_init(&s->trainable, &s->model, &options, &s->setup.arena, err));
-    HT_TRY(ht_sft_trainer_init(&s->trainer, &s->trainable, &s->data, &s->plan, c, &s->setup.arena, err));
+    HT_TRY(ht_train_setup_open(&s->setup, &c->train, err));
+    HT_TRY(ht_train_setup_take(&s->setup, &(ht_train_memory){s, open_memory, close_memory}, err));
     ht_train_task task = {.self = &s->trainer,
                           .steps = s->plan.steps,
                           .accumulate = ht_sft_accumulate,
@@ -206,13 +223,10 @@ ht_status ht_sft_run(void *config, const ht_invocation *invocation, ht_error *er
     HT_TRY(ht_train_check_out(&s.config->train, &s.out, err));
     if (s.out == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(open_tokenizer(&s, err));
-    HT_TRY(open_model(&s, err));
     HT_TRY(load_data(&s, err));
     HT_TRY(train(&s, err));
 done:
-    ht_sft_trainer_free(&s.trainer);
-    ht_trainable_free(&s.trainable);
-    ht_llama_free(&s.model);
+    close_memory(&s);
     ht_train_setup_close(&s.setup);
     ht_sft_plan_free(&s.plan);
     ht_sft_data_free(&s.data);

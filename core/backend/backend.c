@@ -1,6 +1,7 @@
 #include "core/backend/backend.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/backend/ops.h"
@@ -8,6 +9,8 @@
 #include "core/base/arena.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
+
+#define GIB (1.0 / (1 << 30)) /* of a byte */
 
 const char *const ht_backend_names[] = {"auto", "cpu", "cuda", NULL};
 const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
@@ -68,6 +71,31 @@ void ht_backend_arena(ht_backend *be, ht_arena *arena) {
     arena->allocate = be->ops->allocate;
     arena->release = be->ops->release;
     arena->owner = be;
+}
+
+ht_status ht_backend_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err) {
+    return be->ops->memory(be, available, total, err);
+}
+
+/* "weights 13.5 GiB, gradients 27.0 GiB": the categories of which something is booked. */
+static void describe_plan(const ht_arena *plan, char *text, size_t size) {
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < HT_MEMORY_COUNT && used < size; i++)
+        if (plan->booked[i] > 0)
+            used += (size_t)snprintf(text + used, size - used, "%s%s %.3f GiB", used ? ", " : "",
+                                     ht_memory_category_text((ht_memory_category)i), (double)plan->booked[i] * GIB);
+}
+
+ht_status ht_backend_check_plan(ht_backend *be, const ht_arena *plan, ht_error *err) {
+    size_t available, total, needed = ht_arena_total(plan);
+    char text[512];
+    ht_status status = ht_backend_memory(be, &available, &total, err);
+    if (status != HT_OK || needed <= available) return status;
+    describe_plan(plan, text, sizeof text);
+    return ht_fail(err, HT_ERR_NOMEM, "this needs %.3f GiB (%s), but %.3f of %.3f GiB of %s memory are available",
+                   (double)needed * GIB, text, (double)available * GIB, (double)total * GIB,
+                   be->ops->allocate ? "device" : "host");
 }
 
 /* --- calls ------------------------------------------------------------------------------------------------ */

@@ -55,6 +55,11 @@ ht_dtype ht_backend_dtype(const ht_backend *be);
 struct ht_arena;
 void ht_backend_arena(ht_backend *be, struct ht_arena *arena);
 
+/* Bytes of the backend's memory that can still be taken, and of all of it. */
+ht_status ht_backend_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err);
+/* HT_ERR_NOMEM when what a planning arena has booked is more than is available: says the bytes of each category. */
+ht_status ht_backend_check_plan(ht_backend *be, const struct ht_arena *plan, ht_error *err);
+
 /* Host <-> backend. On return the host's memory has been read or written; the backend's is there for what is called next. */
 ht_status ht_upload(ht_backend *be, void *to, const void *from_host, size_t bytes, ht_error *err);
 ht_status ht_download(ht_backend *be, void *to_host, const void *from, size_t bytes, ht_error *err);

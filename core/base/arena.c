@@ -1,10 +1,8 @@
 #include "core/base/arena.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 
 #include "core/base/memory.h"
 
@@ -55,20 +53,6 @@ static void host_release(void *owner, void *block, size_t bytes) {
         free(block);
 }
 
-/* Bytes of memory and swap this process may use at all. The kernel grants mappings beyond it and kills the
- * process when the pages are touched; a plan that cannot fit is better refused now. */
-static size_t host_limit(void) {
-    struct sysinfo info;
-    unsigned long long limit = SIZE_MAX, group;
-    if (sysinfo(&info) == 0) limit = ((unsigned long long)info.totalram + info.totalswap) * info.mem_unit;
-    FILE *file = fopen("/sys/fs/cgroup/memory.max", "re"); /* "max" or bytes; absent outside control groups */
-    if (file) {
-        if (fscanf(file, "%llu", &group) == 1 && group < limit) limit = group;
-        fclose(file);
-    }
-    return (size_t)limit;
-}
-
 void ht_arena_init(ht_arena *arena, int planning) {
     memset(arena, 0, sizeof *arena);
     arena->planning = planning;
@@ -111,7 +95,7 @@ ht_status ht_arena_take(ht_arena *arena, ht_memory_category category, size_t byt
     size_t total = ht_arena_total(arena);
     if (bytes > SIZE_MAX - total) return no_memory(arena, category, bytes, err);
     if (!arena->planning) {
-        if (!arena->allocate && total + bytes > host_limit()) return no_memory(arena, category, bytes, err);
+        if (!arena->allocate && total + bytes > ht_memory_limit()) return no_memory(arena, category, bytes, err);
         ht_status status = ht_grow(&arena->blocks, &arena->capacity, arena->count + 1, sizeof(void *), err);
         if (status == HT_OK)
             status =

@@ -41,3 +41,47 @@ ht_status ht_format(char **out, ht_error *err, const char *format, ...) {
     *out = NULL;
     return ht_fail(err, HT_ERR_NOMEM, "cannot format a string");
 }
+
+/* --- the machine's ---------------------------------------------------------------------------------------- */
+
+/* The number behind `key` in a file of "key number" lines; NULL: the file's only number. -1 where there is none. */
+static long long number_in(const char *path, const char *key) {
+    char line[256];
+    long long number = -1;
+    FILE *file = fopen(path, "re");
+    if (!file) return -1;
+    while (number < 0 && fgets(line, sizeof line, file)) {
+        size_t length = key ? strlen(key) : 0;
+        if (!key || (strncmp(line, key, length) == 0 && strchr(": ", line[length])))
+            sscanf(line + length + (key && line[length] == ':'), "%lld", &number);
+    }
+    fclose(file);
+    return number;
+}
+
+static long long number_or_zero(const char *path, const char *key) {
+    long long number = number_in(path, key);
+    return number > 0 ? number : 0;
+}
+
+/* "max" is no number: a group without a limit, or no group. */
+#define GROUP "/sys/fs/cgroup/memory."
+
+size_t ht_memory_limit(void) {
+    static const char machine[] = "/proc/meminfo";
+    long long kib = number_or_zero(machine, "MemTotal") + number_or_zero(machine, "SwapTotal");
+    long long group = number_in(GROUP "max", NULL);
+    size_t limit = kib > 0 ? (size_t)kib * 1024 : SIZE_MAX;
+    return group >= 0 && (size_t)group < limit ? (size_t)group : limit;
+}
+
+size_t ht_memory_available(void) {
+    static const char machine[] = "/proc/meminfo";
+    long long kib = number_or_zero(machine, "MemAvailable") + number_or_zero(machine, "SwapFree");
+    long long group = number_in(GROUP "max", NULL);
+    size_t available = kib > 0 ? (size_t)kib * 1024 : SIZE_MAX;
+    if (group < 0) return available;
+    long long held = number_or_zero(GROUP "current", NULL) - number_or_zero(GROUP "stat", "file");
+    size_t left = held < group ? (size_t)(group - (held > 0 ? held : 0)) : 0;
+    return left < available ? left : available;
+}

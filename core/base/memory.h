@@ -24,4 +24,12 @@ ht_status ht_strdup(char **out, const char *text, ht_error *err);
 /* *out = printf-formatted text, to be released with free(). */
 ht_status ht_format(char **out, ht_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/*
+ * Host memory: all that this process may use, and what of that is free or holds files that can be read again; memory and
+ * swap of the machine, or of the control group where that is less. The kernel grants mappings beyond it and kills the
+ * process when their pages are touched, so a plan that cannot fit is better refused.
+ */
+size_t ht_memory_limit(void);
+size_t ht_memory_available(void);
+
 #endif

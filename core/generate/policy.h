@@ -21,7 +21,7 @@ typedef struct ht_policy {
  * zeroed on failure. Of the limits, cache_tokens 0 is as much as max_sequences of the model's max_positions
  * need, and prefill_tokens 0 is HT_POLICY_PREFILL.
  *
- * Errors: those of ht_model_folder_config, ht_model_folder_load and ht_tokenizer_open; HT_ERR_DATA for a
+ * Errors: HT_ERR_NOMEM, with the numbers, before anything is loaded when it does not fit; those of ht_model_folder_config, ht_model_folder_load and ht_tokenizer_open; HT_ERR_DATA for a
  * reward model, or a tokenizer with more pieces than the model has rows. EOS of model and tokenizer being
  * different is a warning: the model's ends a response.
  */

@@ -29,7 +29,7 @@ static inline int64_t ht_scorer_sequences(int64_t pass_tokens) {
  * Reads the folder's config, weights and tokenizer. pass_tokens: tokens a forward pass, which also bounds a
  * sequence; 0: the model's max_positions. *scorer need not be initialised; zeroed on failure.
  *
- * Errors: those of ht_model_folder_config, ht_model_folder_load and ht_tokenizer_open; HT_ERR_DATA for a
+ * Errors: HT_ERR_NOMEM, with the numbers, before anything is loaded when it does not fit; those of ht_model_folder_config, ht_model_folder_load and ht_tokenizer_open; HT_ERR_DATA for a
  * language model.
  */
 ht_status ht_scorer_open(ht_scorer *scorer, ht_backend *be, const char *folder, ht_dtype dtype,

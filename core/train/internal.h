@@ -16,8 +16,8 @@ typedef struct ht_train_paths {
 } ht_train_paths;
 ht_status ht_train_paths_init(ht_train_paths *paths, const char *out, ht_error *err);
 
-/* Prints steps, bytes a category and their sum, for --dry-run. */
-void ht_train_print_plan(FILE *out, const ht_arena *arena, int64_t steps);
+/* Prints steps, bytes a category, their sum, and the bytes available, for --dry-run. */
+void ht_train_print_plan(FILE *out, const ht_arena *arena, size_t available, int64_t steps);
 
 /* As ht_train_register_model; parent_id 0: looked for. */
 ht_status ht_train_register_child(ht_store *store, const char *folder, int64_t parent_id, int64_t *id,

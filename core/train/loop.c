@@ -410,8 +410,10 @@ ht_status ht_train_run_task(ht_train_run *run, const ht_train_task *task, ht_err
     ht_status status = loop_init(&l, run, task, err);
     if (status != HT_OK) return status;
     if (l.config->dry_run) {
-        ht_train_print_plan(stdout, &run->setup->arena, task->steps);
-        return HT_OK;
+        size_t available, all;
+        HT_TRY(ht_backend_memory(run->setup->be, &available, &all, err));
+        ht_train_print_plan(stdout, &run->setup->arena, available, task->steps);
+        goto done;
     }
     ht_arena_seal(&run->setup->arena);
     if (ht_path_exists(l.paths.run)) {

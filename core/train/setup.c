@@ -50,9 +50,23 @@ ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *conf
     if (status == HT_OK) status = ht_backend_choose_dtype(setup->be, (ht_dtype_choice)config->dtype, err);
     if (status == HT_OK && config->profile && !config->dry_run) status = ht_profile_start(setup->be, err);
     if (status != HT_OK) return status;
-    ht_arena_init(&setup->arena, config->dry_run);
+    setup->dry_run = config->dry_run;
+    ht_arena_init(&setup->arena, 1);
     ht_backend_arena(setup->be, &setup->arena);
     return HT_OK;
+}
+
+ht_status ht_train_setup_take(ht_train_setup *setup, const ht_train_memory *memory, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(memory->open(memory->self, setup, err));
+    if (setup->dry_run) goto done;
+    HT_TRY(ht_backend_check_plan(setup->be, &setup->arena, err));
+    memory->close(memory->self);
+    ht_arena_clear(&setup->arena);
+    setup->arena.planning = 0;
+    status = memory->open(memory->self, setup, err);
+done:
+    return status;
 }
 
 void ht_train_setup_close(ht_train_setup *setup) {
@@ -82,12 +96,14 @@ done:
     return status;
 }
 
-void ht_train_print_plan(FILE *out, const ht_arena *arena, int64_t steps) {
-    const double gib = 1024.0 * 1024.0 * 1024.0;
+static void print_bytes(FILE *out, const char *what, size_t bytes) {
+    fprintf(out, "%-16s %14zu bytes %10.3f GiB\n", what, bytes, (double)bytes / (1024.0 * 1024.0 * 1024.0));
+}
+
+void ht_train_print_plan(FILE *out, const ht_arena *arena, size_t available, int64_t steps) {
     fprintf(out, "steps %" PRId64 "\n", steps);
     for (int i = 0; i < HT_MEMORY_COUNT; i++)
-        fprintf(out, "%-16s %14zu bytes %10.3f GiB\n", ht_memory_category_text((ht_memory_category)i),
-                arena->booked[i], (double)arena->booked[i] / gib);
-    size_t total = ht_arena_total(arena);
-    fprintf(out, "%-16s %14zu bytes %10.3f GiB\n", "total", total, (double)total / gib);
+        print_bytes(out, ht_memory_category_text((ht_memory_category)i), arena->booked[i]);
+    print_bytes(out, "total", ht_arena_total(arena));
+    print_bytes(out, "available", available);
 }

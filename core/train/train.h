@@ -8,9 +8,9 @@
  *
  * A stage's command runs in this order:
  *   ht_train_check_out      before any work: the folder can be written, and holds no other run
- *   ht_train_setup_open     backend and arena (planning only, with --dry-run)
- *   ht_train_load_model     each model; nothing is read with --dry-run
- *   ht_trainable_init, ht_activations_init, ...
+ *   ht_train_setup_open     backend
+ *   ht_train_setup_take     plans memory, then takes it: ht_train_load_model for each model, ht_trainable_init,
+ *                           ht_activations_init, ...; with --dry-run it only plans
  *   ht_train_run_task       seals the arena and trains; with --dry-run prints the plan
  *   ht_train_setup_close
  */
@@ -124,13 +124,27 @@ typedef enum ht_train_out {
  */
 ht_status ht_train_check_out(const ht_train_config *config, ht_train_out *state, ht_error *err);
 
-/* Backend and arena of a command; the arena plans only when it is a dry run. Zeroed on failure. */
+/* Backend and arena of a command. Zeroed on failure. */
 typedef struct ht_train_setup {
     ht_backend *be;
-    ht_arena arena;
+    ht_arena arena; /* planning until ht_train_setup_take has seen that the plan fits */
+    int dry_run;
 } ht_train_setup;
 ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *config, ht_error *err);
 void ht_train_setup_close(ht_train_setup *setup); /* of a zeroed one: does nothing */
+
+/*
+ * Opens everything of a command that lies in the arena. `open` does it: first on the planning arena; then, when the plan
+ * fits into the device's memory and it is no dry run, `close` undoes it and `open` does it again for good. `open` loads
+ * nothing while the arena is planning. HT_ERR_NOMEM, before anything is taken or loaded, with the bytes of each category
+ * when the plan does not fit. After a failure the caller closes.
+ */
+typedef struct ht_train_memory {
+    void *self;
+    ht_status (*open)(void *self, ht_train_setup *setup, ht_error *err);
+    void (*close)(void *self); /* of what open has done, whole or in part; then of nothing */
+} ht_train_memory;
+ht_status ht_train_setup_take(ht_train_setup *setup, const ht_train_memory *memory, ht_error *err);
 
 /*
  * Initialises `model` with the shape of `folder`, the given head and dtype, and loads the weights (not when

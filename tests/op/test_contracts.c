@@ -381,6 +381,25 @@ static void test_contracts__cached_rows_stand_alone(void **state) {
     }
 }
 
+static void test_contracts__plans_that_do_not_fit_are_refused(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    ht_arena plan;
+    void *none;
+    size_t available, total;
+    assert_int_equal(ht_backend_memory(backend, &available, &total, &err), HT_OK);
+    assert_true(available > 0 && available <= total);
+    ht_arena_init(&plan, 1);
+    assert_int_equal(ht_arena_take(&plan, HT_MEMORY_WEIGHTS, 4096, &none, &err), HT_OK);
+    assert_int_equal(ht_backend_check_plan(backend, &plan, &err), HT_OK);
+    assert_int_equal(ht_arena_take(&plan, HT_MEMORY_KV_CACHE, total, &none, &err), HT_OK);
+    assert_int_equal(ht_backend_check_plan(backend, &plan, &err), HT_ERR_NOMEM);
+    assert_non_null(strstr(err.message, "weights 0.000 GiB, KV cache "));
+    assert_non_null(strstr(err.message, "memory are available"));
+    assert_null(strstr(err.message, "gradients"));
+    ht_arena_clear(&plan);
+}
+
 static void test_contracts__memory(void **state) {
     (void)state;
     enum { N = 1000 };
@@ -492,6 +511,7 @@ int main(void) {
         cmocka_unit_test(test_contracts__unknown_backend_is_refused),
         cmocka_unit_test(test_contracts__rms_norm_rows_stand_alone),
         cmocka_unit_test(test_contracts__cached_rows_stand_alone),
+        cmocka_unit_test(test_contracts__plans_that_do_not_fit_are_refused),
         cmocka_unit_test(test_contracts__memory),
         cmocka_unit_test(test_contracts__converted_uploads),
         cmocka_unit_test(test_contracts__comparison_can_fail),

@@ -80,6 +80,14 @@ static ht_status cpu_zero(ht_backend *be, void *memory, size_t bytes, ht_error *
     return HT_OK;
 }
 
+static ht_status cpu_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err) {
+    (void)be;
+    (void)err;
+    *available = ht_memory_available();
+    *total = ht_memory_limit();
+    return HT_OK;
+}
+
 /* --- instruction sets ------------------------------------------------------------------------------------- */
 
 /* One table of operations each, best first; CMakeLists.txt compiles them. */
@@ -157,6 +165,7 @@ ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err) {
     state->ops.upload = state->ops.download = cpu_copy_bytes;
     state->ops.upload_converted = cpu_upload_converted;
     state->ops.zero = cpu_zero;
+    state->ops.memory = cpu_memory;
     state->ops.bf16_speed = ht_onednn_bf16_speed;
     be->ops = &state->ops;
     HT_TRY(ht_calloc(&state->scratch, (size_t)be->threads, sizeof(void *), err));

@@ -68,6 +68,17 @@ static void cuda_release(void *owner, void *block, size_t bytes) {
     cudaFree(block); /* waits for the GPU */
 }
 
+/* What operations take for themselves as they are first called (ht_cuda_scratch; the largest are sums over a few thousand
+ * tokens in f32), and what cuBLASLt's and the driver's own kernels need once they are loaded. */
+static const size_t RESERVED_BYTES = (size_t)512 << 20;
+
+static ht_status cuda_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err) {
+    (void)be;
+    HT_CUDA(cudaMemGetInfo(available, total));
+    *available -= *available < RESERVED_BYTES ? *available : RESERVED_BYTES;
+    return HT_OK;
+}
+
 /* Goes on to the next piece of staging memory, once the GPU is done with what it held. */
 static ht_status next_piece(ht_cuda *cuda, ht_error *err) {
     ht_cuda_staging *s = &cuda->staging;
@@ -246,6 +257,7 @@ static const ht_backend_ops cuda_ops = {
     .finish = cuda_finish,
     .allocate = cuda_allocate,
     .release = cuda_release,
+    .memory = cuda_memory,
     .upload = ht_cuda_upload,
     .upload_converted = cuda_upload_converted,
     .download = ht_cuda_download,

@@ -337,7 +337,17 @@ static cudaError_t give_back(ht_emulated_blocks &blocks, void *memory) {
     return cudaSuccess;
 }
 
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
+    *available = *total = HT_EMULATED_MEMORY;
+    for (const std::pair<const uintptr_t, size_t> &block : device_memory())
+        *available -= block.second;
+    return cudaSuccess;
+}
+
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
+    size_t available, total;
+    cudaMemGetInfo(&available, &total);
+    if (bytes > available) return failed(cudaErrorMemoryAllocation);
     cudaError_t result = take(device_memory(), memory, bytes);
     open_device_memory(0);
     return result;

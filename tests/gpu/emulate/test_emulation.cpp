@@ -346,6 +346,21 @@ static void test_emulation__memory_nobody_wrote_is_nan(void **state) {
     cudaFreeHost(out);
 }
 
+static void test_emulation__memory_comes_to_an_end(void **state) {
+    (void)state;
+    size_t before, after, total;
+    void *memory = NULL, *more = NULL;
+    assert_int_equal(cudaMemGetInfo(&before, &total), cudaSuccess);
+    assert_int_equal(cudaMalloc(&memory, 1 << 20), cudaSuccess);
+    assert_int_equal(cudaMemGetInfo(&after, &total), cudaSuccess);
+    assert_int_equal(before - after, 1 << 20);
+    assert_int_equal(cudaMalloc(&more, after + 1), cudaErrorMemoryAllocation);
+    assert_int_equal(cudaFree(memory), cudaSuccess);
+    assert_int_equal(cudaMemGetInfo(&after, &total), cudaSuccess);
+    assert_int_equal(before, after);
+    cudaGetLastError();
+}
+
 static void test_emulation__copies_check_their_side(void **state) {
     (void)state;
     char *memory = NULL, host[100] = {0};
@@ -489,6 +504,7 @@ int main(void) {
         cmocka_unit_test(test_emulation__limits_of_a_launch),
         cmocka_unit_test(test_emulation__a_missing_barrier_changes_the_bits),
         cmocka_unit_test(test_emulation__memory_nobody_wrote_is_nan),
+        cmocka_unit_test(test_emulation__memory_comes_to_an_end),
         cmocka_unit_test(test_emulation__copies_check_their_side),
         cmocka_unit_test(test_emulation__a_stream_works_when_it_is_waited_for),
         cmocka_unit_test(test_emulation__graphs_repeat_what_was_captured),

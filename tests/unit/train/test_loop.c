@@ -49,6 +49,7 @@ typedef struct plan {
 
 typedef struct worker {
     const plan *wanted;
+    const ht_train_config *config;
     ht_llama models[2];
     ht_trainable trainables[2];
     int64_t counter; /* the task's own state: a sum over steps */
@@ -110,7 +111,8 @@ static const ht_command command = {.summary = "test",
                                    .config_size = sizeof(ht_train_config)};
 
 /* The second model is a value model; its gradients lie in the first one's memory. */
-static ht_status init_models(worker *w, ht_train_setup *setup, const ht_train_config *config, ht_error *err) {
+static ht_status open_models(void *self, ht_train_setup *setup, ht_error *err) {
+    worker *w = self;
     ht_llama_config shape = {.vocab_size = 11,
                              .dim = 8,
                              .n_layers = 1,
@@ -127,13 +129,21 @@ static ht_status init_models(worker *w, ht_train_setup *setup, const ht_train_co
     for (int m = 0; m < 2; m++) {
         shape.head = m ? HT_HEAD_SCALAR : HT_HEAD_LM;
         HT_TRY(ht_llama_init(&w->models[m], setup->be, &setup->arena, &shape, ht_backend_dtype(setup->be), err));
-        HT_TRY(ht_llama_randomize(&w->models[m], (uint64_t)m + 1, err));
-        ht_trainable_options training = ht_train_trainable_options(config, m);
+        if (!setup->arena.planning) HT_TRY(ht_llama_randomize(&w->models[m], (uint64_t)m + 1, err));
+        ht_trainable_options training = ht_train_trainable_options(w->config, m);
         if (m > 0 && !w->wanted->own_gradients) training.lends = &w->trainables[0];
         HT_TRY(ht_trainable_init(&w->trainables[m], &w->models[m], &training, &setup->arena, err));
     }
 done:
     return status;
+}
+
+static void close_models(void *self) {
+    worker *w = self;
+    for (int m = 0; m < 2; m++) {
+        ht_trainable_free(&w->trainables[m]);
+        ht_llama_free(&w->models[m]);
+    }
 }
 
 static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *config,
@@ -144,7 +154,8 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
     HT_TRY(ht_train_check_out(config, &state, err));
     if (state == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(ht_train_setup_open(&setup, config, err));
-    HT_TRY(init_models(w, &setup, config, err));
+    w->config = config;
+    HT_TRY(ht_train_setup_take(&setup, &(ht_train_memory){w, open_models, close_models}, err));
     ht_train_task task = {.self = w,
                           .steps = STEPS,
                           .checkpoint_stride = wanted->stride,
@@ -162,10 +173,7 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
                         .lineage = {.stage = wanted->stage ? wanted->stage : "sft"}};
     status = ht_train_run_task(&run, &task, err);
 done:
-    for (int m = 0; m < 2; m++) {
-        ht_trainable_free(&w->trainables[m]);
-        ht_llama_free(&w->models[m]);
-    }
+    close_models(w);
     ht_train_setup_close(&setup);
     return status;
 }
@@ -513,11 +521,12 @@ static void test_train__dry_run_writes_nothing(void **state) {
     ht_arena_init(&arena, 1);
     DO(ht_arena_take(&arena, HT_MEMORY_OPTIMIZER, 4096, &block, &err_));
     FILE *stream = open_memstream(&text, &size);
-    ht_train_print_plan(stream, &arena, 123);
+    ht_train_print_plan(stream, &arena, 8192, 123);
     fclose(stream);
     assert_non_null(strstr(text, "steps 123\n"));
     assert_non_null(strstr(text, "optimizer state            4096 bytes"));
     assert_non_null(strstr(text, "total                      4096 bytes"));
+    assert_non_null(strstr(text, "available                  8192 bytes"));
     free(text);
     ht_arena_clear(&arena);
 }
