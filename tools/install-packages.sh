@@ -20,6 +20,8 @@ libyaml-dev           header yaml.h
 libsqlite3-dev        header sqlite3.h
 libxxhash-dev         header xxhash.h
 zlib1g-dev            header zlib.h
+libopenmpi-dev        command mpicc
+openmpi-bin           command mpirun
 '
 
 # What other systems call them, for people.
@@ -39,6 +41,8 @@ describe() {
     libsqlite3-dev) echo "SQLite 3.38 or newer (sqlite3.h)" ;;
     libxxhash-dev) echo "xxHash 0.8 or newer (xxhash.h)" ;;
     zlib1g-dev) echo "zlib (zlib.h)" ;;
+    libopenmpi-dev) echo "an MPI with its compiler wrapper mpicc" ;;
+    openmpi-bin) echo "the mpirun of that MPI" ;;
     esac
 }
 

@@ -17,22 +17,26 @@ const char *const ht_dtype_choice_names[] = {"auto", "f32", "bf16", NULL};
 const char *const ht_adamw_state_names[] = {"f32", "bf16", "8bit", NULL};
 
 /* AUTO: a GPU where there is one; one that does not work is an error. */
-static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int threads, ht_error *err) {
+static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int device, int threads, ht_error *err) {
     if (kind == HT_BACKEND_CPU) return ht_cpu_open(be, threads, err);
     ht_error gpu = HT_ERROR_INIT;
-    ht_status status = ht_cuda_open(be, threads, &gpu);
+    ht_status status = ht_cuda_open(be, device, threads, &gpu);
     if (status == HT_ERR_USAGE && kind == HT_BACKEND_AUTO) return ht_cpu_open(be, threads, err);
     return status == HT_OK ? HT_OK : ht_fail(err, status, "%s", gpu.message);
 }
 
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err) {
+    return ht_backend_open_device(be, kind, 0, threads, err);
+}
+
+ht_status ht_backend_open_device(ht_backend **be, ht_backend_kind kind, int device, int threads, ht_error *err) {
     *be = NULL;
     if (kind != HT_BACKEND_AUTO && kind != HT_BACKEND_CPU && kind != HT_BACKEND_CUDA)
         return ht_fail(err, HT_ERR_USAGE, "backend %d is none of auto, cpu, cuda", (int)kind);
     if (threads < 0) return ht_fail(err, HT_ERR_USAGE, "threads = %d is below 0", threads);
     ht_backend *opened = NULL;
     ht_status status = ht_calloc(&opened, 1, sizeof *opened, err);
-    if (status == HT_OK) status = open_kind(opened, kind, threads, err);
+    if (status == HT_OK) status = open_kind(opened, kind, device, threads, err);
     if (status != HT_OK) {
         free(opened);
         return status;
@@ -51,6 +55,14 @@ void ht_backend_close(ht_backend *be) {
 
 const char *ht_backend_name(const ht_backend *be) {
     return be->ops->name;
+}
+
+int ht_backend_threads(const ht_backend *be) {
+    return be->threads;
+}
+
+void *ht_backend_stream(const ht_backend *be) {
+    return be->ops->stream ? be->ops->stream(be) : NULL;
 }
 
 ht_status ht_backend_choose_dtype(ht_backend *be, ht_dtype_choice choice, ht_error *err) {

@@ -36,8 +36,12 @@ extern const char *const ht_backend_names[];
 /* threads 0: one a core. HT_ERR_USAGE when threads is below 0, or the kind is not built in or there is no such device. AUTO takes
  * CUDA where it is built in and there is a device, else the CPU. */
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err);
+/* The same, on the GPU of that number, counted round those that the process sees; `device` means nothing to the CPU. */
+ht_status ht_backend_open_device(ht_backend **be, ht_backend_kind kind, int device, int threads, ht_error *err);
 void ht_backend_close(ht_backend *be);
 const char *ht_backend_name(const ht_backend *be);
+int ht_backend_threads(const ht_backend *be); /* of the CPU */
+void *ht_backend_stream(const ht_backend *be); /* the CUDA stream that all work is in order on; NULL: memory is the host's */
 
 /* What a user may ask weights and activations to be. */
 typedef enum ht_dtype_choice { HT_DTYPE_AUTO, HT_DTYPE_F32, HT_DTYPE_BF16 } ht_dtype_choice;

@@ -13,6 +13,7 @@ typedef enum ht_bf16_speed { HT_BF16_NONE, HT_BF16_SLOW, HT_BF16_FAST } ht_bf16_
 typedef struct ht_backend_ops {
     const char *name;
     void (*close)(ht_backend *be);
+    void *(*stream)(const ht_backend *be); /* NULL: none */
     ht_bf16_speed (*bf16_speed)(const char **why);
     ht_status (*finish)(ht_backend *, ht_error *); /* waits for all that was asked for; NULL: calls are done on return */
     void *(*allocate)(void *owner, size_t bytes); /* NULL: host memory */
@@ -67,7 +68,7 @@ struct ht_backend {
 
 /* The backends. HT_ERR_USAGE from ht_cuda_open: it is not built in, or there is no such device. */
 ht_status ht_cpu_open(ht_backend *be, int threads, ht_error *err);
-ht_status ht_cuda_open(ht_backend *be, int threads, ht_error *err);
+ht_status ht_cuda_open(ht_backend *be, int device, int threads, ht_error *err);
 
 /* For backends (host.c). The number asked for, or one a core. */
 int ht_host_threads(int threads);

@@ -24,7 +24,7 @@ train:      base config tensor backend comm tokenizer batch model checkpoint opt
 stages='annotations sft reward rejection ppo evaluate chat rounds'
 
 # Where a GPU library may be named: its own folders, and the files that choose a backend by name.
-gpu_files='^core/(backend/cuda/|comm/nccl/|backend/(backend\.[ch]|ops\.h):)'
+gpu_files='^core/(backend/cuda/|comm/nccl/|backend/(backend\.[ch]|ops\.h):|comm/(comm|internal)\.h:)'
 # Elsewhere only the choice itself: the name a user types, and its enum.
 gpu_words='"cuda"|HT_BACKEND_CUDA|HT_COMM_NCCL|"nccl"|auto\|cpu\|cuda|auto, cpu, cuda'
 
@@ -118,6 +118,8 @@ expect 1 core/model/a.c '#include "tests/op/reference.h"'
 expect 1 core/extra/a.c '#include "core/base/log.h"'
 expect 0 core/backend/cuda/a.c 'cublasLtHandle_t handle;'
 expect 0 core/train/a.c 'static const char *const names[] = {"auto", "cpu", "cuda"};'
+expect 0 core/comm/nccl/a.cu 'ncclGroupStart();'
+expect 1 core/comm/a.c 'ncclGroupStart();'
 expect 1 core/train/a.c 'cudaMalloc(&pointer, bytes);'
 expect 1 sft/sft.c '/* faster with CUDA */'
 

@@ -197,15 +197,16 @@ static __global__ void probe(void) {
 }
 
 /* No device is the user's affair (HT_ERR_USAGE; AUTO then takes the CPU); one that cannot be used is an error. */
-static ht_status find_device(ht_cuda *cuda, ht_error *err) {
-    int count = 0, device = 0, major = 0, minor = 0, shared = 0;
+static ht_status find_device(ht_cuda *cuda, int number, ht_error *err) {
+    int count = 0, major = 0, minor = 0, shared = 0;
     cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess || count < 1) {
         (void)cudaGetLastError();
         return ht_fail(err, HT_ERR_USAGE, "backend \"cuda\": this machine has no usable NVIDIA GPU (%s)",
                        cudaGetErrorString(found != cudaSuccess ? found : cudaErrorNoDevice));
     }
-    HT_CUDA(cudaGetDevice(&device));
+    int device = number % count;
+    HT_CUDA(cudaSetDevice(device));
     HT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     HT_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
     HT_CUDA(cudaDeviceGetAttribute(&cuda->multiprocessors, cudaDevAttrMultiProcessorCount, device));
@@ -245,6 +246,10 @@ static ht_status cuda_finish(ht_backend *be, ht_error *err) {
     return HT_OK;
 }
 
+static void *stream_of(const ht_backend *be) {
+    return ((const ht_cuda *)be->state)->stream;
+}
+
 static ht_bf16_speed bf16_speed(const char **why) {
     *why = "the GPU's tensor cores multiply it";
     return HT_BF16_FAST;
@@ -253,6 +258,7 @@ static ht_bf16_speed bf16_speed(const char **why) {
 static const ht_backend_ops cuda_ops = {
     .name = "cuda",
     .close = cuda_close,
+    .stream = stream_of,
     .bf16_speed = bf16_speed,
     .finish = cuda_finish,
     .allocate = cuda_allocate,
@@ -287,13 +293,13 @@ static const ht_backend_ops cuda_ops = {
     .forget = ht_cuda_forget,
 };
 
-extern "C" ht_status ht_cuda_open(ht_backend *be, int threads, ht_error *err) {
+extern "C" ht_status ht_cuda_open(ht_backend *be, int device, int threads, ht_error *err) {
     ht_cuda *cuda = NULL;
     HT_CHECK(ht_calloc(&cuda, 1, sizeof *cuda, err));
     be->ops = &cuda_ops;
     be->state = cuda;
     be->threads = ht_host_threads(threads);
-    ht_status status = find_device(cuda, err);
+    ht_status status = find_device(cuda, device, err);
     if (status == HT_OK) status = set_up(cuda, err);
     if (status != HT_OK) cuda_close(be);
     return status;

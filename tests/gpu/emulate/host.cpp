@@ -62,9 +62,8 @@ cudaError_t cudaGetDeviceCount(int *count) {
     return cudaSuccess;
 }
 
-cudaError_t cudaGetDevice(int *device) {
-    *device = 0;
-    return cudaSuccess;
+cudaError_t cudaSetDevice(int device) {
+    return device == 0 ? cudaSuccess : failed(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device) {
@@ -239,6 +238,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     if (spoils_capture(stream)) return failed(cudaErrorStreamCaptureUnsupported);
     work_until(stream, UINT64_MAX);
     return last_error;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    if (!stream || stream->work.empty()) return last_error;
+    work_until(stream, stream->done + 1);
+    return cudaErrorNotReady;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {

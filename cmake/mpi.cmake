@@ -1,0 +1,26 @@
+# The collectives' messages: by MPI where it is found, else core/comm/mpi/absent.c, with which a program refuses to be
+# one of several.
+set(HALTER_MPI AUTO CACHE STRING "build with MPI: AUTO (where it is found), ON, OFF")
+set_property(CACHE HALTER_MPI PROPERTY STRINGS AUTO ON OFF)
+if(NOT HALTER_MPI MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "HALTER_MPI = \"${HALTER_MPI}\" is none of AUTO, ON, OFF")
+endif()
+
+set(HALTER_MPI_BUILT OFF)
+if(NOT HALTER_MPI STREQUAL OFF)
+  find_package(MPI COMPONENTS C QUIET)
+  if(MPI_C_FOUND)
+    set(HALTER_MPI_BUILT ON)
+  elseif(HALTER_MPI STREQUAL ON)
+    message(FATAL_ERROR "HALTER_MPI is ON, and no MPI is found")
+  endif()
+endif()
+
+if(HALTER_MPI_BUILT)
+  target_sources(ht_comm PRIVATE core/comm/mpi/mpi.c)
+  target_link_libraries(ht_comm PRIVATE MPI::MPI_C)
+  message(STATUS "MPI: ${MPI_C_LIBRARY_VERSION_STRING}")
+else()
+  target_sources(ht_comm PRIVATE core/comm/mpi/absent.c)
+  message(STATUS "MPI: not built in")
+endif()
