@@ -126,7 +126,7 @@ static ht_status draw_side(session *s, int side, int64_t attempt, ht_policy *pol
     HT_TRY(ht_draws_find(&list, s->store, &missing, err));
     if (missing && !policy->engine)
         HT_TRY(ht_policy_open(policy, s->be, s->sources[side].folder, ht_backend_dtype(s->be), &limits, err));
-    if (missing) HT_TRY(ht_draws_sample(&list, s->store, policy, err));
+    if (missing) HT_TRY(ht_draws_sample(&list, s->store, policy, NULL, err));
     for (size_t i = 0, d = 0; i < s->prompts.count; i++)
         if (s->pairs[i].state != HT_PAIR_FINE) s->pairs[i].response[side] = list.draws[d++].response_id;
 done:

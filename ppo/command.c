@@ -174,6 +174,7 @@ static void hash_prompts(const ht_prompt_set *prompts, char out[HT_HASH_LEN]) {
 /* Everything that is open while the command runs. */
 typedef struct ppo_session {
     const ht_ppo_config *config;
+    ht_comm *comm;
     ht_train_setup setup;
     ht_ppo_models models;
     ht_ppo_task task;
@@ -207,7 +208,7 @@ static ht_status train(ppo_session *s, const ht_ppo_config *config, const ht_inv
     char hash[HT_HASH_LEN];
     HT_TRY(read_prompts(&s->task, config, s->tokenizer, err));
     HT_TRY(ht_train_setup_take(&s->setup, &(ht_train_memory){s, open_memory, close_memory}, err));
-    if (!config->train.dry_run) HT_TRY(register_models(&s->task, config, err));
+    if (!config->train.dry_run && ht_comm_rank(s->comm) == 0) HT_TRY(register_models(&s->task, config, err));
     HT_TRY(ht_ppo_task_init(&s->task, config, &s->models, err));
     hash_prompts(&s->task.prompts, hash);
     s->data = json_pack("{s:s, s:I, s:s, s:s, s:s}", "database", config->db, "prompts", (json_int_t)s->task.prompts.count,
@@ -236,9 +237,10 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     ht_llama_config shape;
     ht_train_out out;
     char tokenizer[HT_PATH_MAX];
+    HT_TRY(ht_comm_open(&s.comm, err));
     HT_TRY(check_config(config, err));
-    HT_TRY(ht_train_check_out(&config->train, &out, err));
-    if (out == HT_TRAIN_OUT_FINISHED) return HT_OK;
+    HT_TRY(ht_train_check_out(&config->train, s.comm, &out, err));
+    if (out == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(ht_store_open(&s.store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_model_folder_config_of(config->model, HT_HEAD_LM, &shape, err));
     HT_TRY(ht_model_folder_tokenizer(config->model, tokenizer, err));
@@ -247,7 +249,8 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     HT_TRY(check_reward_model(config->safe, ht_tokenizer_hash(s.tokenizer), err));
     s.task.store = s.store;
     s.task.tokenizer = s.tokenizer;
-    HT_TRY(ht_train_setup_open(&s.setup, &config->train, err));
+    s.task.comm = s.comm;
+    HT_TRY(ht_train_setup_open(&s.setup, &config->train, s.comm, err));
     HT_TRY(train(&s, config, invocation, tokenizer, err));
 done:
     ht_ppo_task_free(&s.task);
@@ -256,7 +259,7 @@ done:
     ht_tokenizer_free(s.tokenizer);
     ht_store_close(s.store);
     json_decref(s.data);
-    return status;
+    return ht_comm_close(s.comm, status, err);
 }
 
 const ht_command ht_ppo_command = {
@@ -264,5 +267,6 @@ const ht_command ht_ppo_command = {
     .parts = {{ppo_options, sizeof ppo_options / sizeof *ppo_options, 0},
               {train_options, sizeof train_options / sizeof *train_options, offsetof(ht_ppo_config, train)}},
     .config_size = sizeof(ht_ppo_config),
+    .parallel = 1,
     .run = run_ppo,
 };

@@ -54,10 +54,13 @@ typedef struct ht_rollout_plan {
     ht_ppo_models *models;
     const ht_prompt_set *prompts;
     ht_batch *batch; /* of micro_tokens tokens */
+    ht_comm *comm;   /* NULL: alone */
 } ht_rollout_plan;
 
 ht_status ht_rollout_init(ht_rollout *rollout, int64_t count, ht_error *err);
 void ht_rollout_free(ht_rollout *rollout);
+
+/* Each rank does what follows for its part of the responses; every rank has the results for all of them. */
 
 /* Samples a response to prompts index[0 .. count) and scores them: completions, sequences, helpful, safe, combined. `stream` of
  * response i is that of (the prompt's dialogue, first_sample + i). */

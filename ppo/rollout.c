@@ -40,6 +40,19 @@ void ht_rollout_free(ht_rollout *r) {
     memset(r, 0, sizeof *r);
 }
 
+/* --- ranks ------------------------------------------------------------------------------------------------ */
+
+/* values [count]: this rank has filled those from `first` to before `end`, and gets the others. */
+static ht_status share(ht_comm *comm, float *values, int64_t first, int64_t end, ht_error *err) {
+    ht_gathered all;
+    if (!comm) return HT_OK;
+    ht_status status = ht_comm_gather(comm, values + first, (size_t)(end - first) * sizeof *values, &all, err);
+    if (status != HT_OK) return status;
+    memcpy(values, all.data, all.start[ht_comm_size(comm)]);
+    ht_gathered_free(&all);
+    return HT_OK;
+}
+
 /* --- sampling and scoring --------------------------------------------------------------------------------- */
 
 static ht_status sample(ht_rollout *r, const ht_rollout_plan *plan, uint64_t first_sample, ht_error *err) {
@@ -60,7 +73,7 @@ static ht_status sample(ht_rollout *r, const ht_rollout_plan *plan, uint64_t fir
                                     first_sample + (uint64_t)i),
         };
     }
-    HT_TRY(ht_generate(plan->models->engine, requests, r->count, r->completions, NULL, NULL, err));
+    HT_TRY(ht_generate_shared(plan->models->engine, plan->comm, requests, r->count, r->completions, err));
 done:
     free(requests);
     return status;
@@ -87,15 +100,19 @@ static ht_status score(ht_rollout *r, const ht_rollout_plan *plan, ht_error *err
     ht_status status = HT_OK;
     ht_ppo_models *m = plan->models;
     const int32_t **tokens = NULL;
-    int64_t *lengths = NULL;
+    int64_t *lengths = NULL, first, end;
+    ht_comm_part(plan->comm, r->count, &first, &end);
     HT_TRY(ht_calloc(&tokens, (size_t)r->count, sizeof *tokens, err));
     HT_TRY(ht_calloc(&lengths, (size_t)r->count, sizeof *lengths, err));
-    for (int64_t i = 0; i < r->count; i++) {
+    for (int64_t i = first; i < end; i++) {
         tokens[i] = r->sequences.data + r->sequence_start[i];
         lengths[i] = r->sequence_start[i + 1] - r->sequence_start[i];
     }
-    HT_TRY(ht_score_sequences(&m->helpful, m->value_acts, tokens, lengths, r->count, r->helpful, err));
-    HT_TRY(ht_score_sequences(&m->safe, m->safe_acts, tokens, lengths, r->count, r->safe, err));
+    HT_TRY(ht_score_sequences(&m->helpful, m->value_acts, tokens + first, lengths + first, end - first, r->helpful + first,
+                              err));
+    HT_TRY(ht_score_sequences(&m->safe, m->safe_acts, tokens + first, lengths + first, end - first, r->safe + first, err));
+    HT_TRY(share(plan->comm, r->helpful, first, end, err));
+    HT_TRY(share(plan->comm, r->safe, first, end, err));
     for (int64_t i = 0; i < r->count; i++)
         r->combined[i] = ht_combined_reward((double)r->helpful[i], (double)r->safe[i],
                                             plan->prompts->is_safety[r->prompt[i]]);
@@ -172,18 +189,23 @@ done:
 ht_status ht_rollout_evaluate(ht_rollout *r, const ht_rollout_plan *plan, ht_error *err) {
     ht_status status = HT_OK;
     int32_t *rows = NULL, *targets = NULL;
+    int64_t first, end;
     HT_TRY(reserve_tokens(r, r->start[r->count], err));
     HT_TRY(ht_calloc(&rows, (size_t)plan->batch->max_tokens, sizeof *rows, err));
     HT_TRY(ht_calloc(&targets, (size_t)plan->batch->max_tokens, sizeof *targets, err));
-    for (int64_t first = 0; first < r->count;) {
-        int64_t end = first;
+    ht_comm_part(plan->comm, r->count, &first, &end);
+    for (int64_t from = first; from < end;) {
+        int64_t to = from;
         ht_batch_clear(plan->batch);
-        while (end < r->count && ht_batch_add(plan->batch, r->sequences.data + r->sequence_start[end],
-                                              r->sequence_start[end + 1] - r->sequence_start[end]))
-            end++;
-        HT_TRY(evaluate_batch(r, plan, first, end, rows, targets, err));
-        first = end;
+        while (to < end && ht_batch_add(plan->batch, r->sequences.data + r->sequence_start[to],
+                                        r->sequence_start[to + 1] - r->sequence_start[to]))
+            to++;
+        HT_TRY(evaluate_batch(r, plan, from, to, rows, targets, err));
+        from = to;
     }
+    float *arrays[] = {r->logp, r->reference, r->entropy, r->value};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        HT_TRY(share(plan->comm, arrays[i], r->start[first], r->start[end], err));
 done:
     free(rows);
     free(targets);

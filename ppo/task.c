@@ -16,7 +16,7 @@
 
 static ht_rollout_plan plan_for(ht_ppo_task *task, const ht_prompt_set *prompts) {
     return (ht_rollout_plan){
-        .config = task->config, .models = task->models, .prompts = prompts, .batch = &task->batch};
+        .config = task->config, .models = task->models, .prompts = prompts, .batch = &task->batch, .comm = task->comm};
 }
 
 /* Prompts of samples [first, first + count): the set is walked through in a new random order an epoch. */
@@ -40,7 +40,7 @@ static ht_status store_samples(ht_ppo_task *task, int64_t step, ht_error *err) {
     ht_status status = HT_OK;
     const ht_rollout *r = &task->rollout;
     int64_t count = task->config->samples < r->count ? task->config->samples : r->count;
-    if (!task->store || count == 0) return HT_OK;
+    if (!task->store || count == 0 || ht_comm_rank(task->comm) > 0) return HT_OK;
     HT_TRY(ht_store_begin(task->store, err));
     for (int64_t i = 0; i < count; i++) {
         ht_response_row row = {.dialog_id = task->prompts.dialog_ids[r->prompt[i]],
@@ -81,7 +81,7 @@ done:
 /* Sums over the tokens of one optimizer step. */
 typedef struct step_sums {
     int64_t tokens;
-    double policy_loss, value_loss, ratio, ratio_off, log_ratio_worst, clipped, value_clipped, k3;
+    double policy_loss, value_loss, ratio, log_ratio_worst, clipped, value_clipped, k3;
 } step_sums;
 
 /* Coefficients of the packed responses' tokens, from the rollout. */
@@ -156,20 +156,41 @@ done:
     return status;
 }
 
+/* The sums of all ranks; `tokens` are those of the whole step on each. */
+static ht_status add_ranks(ht_comm *comm, step_sums *sums, ht_error *err) {
+    ht_status status = HT_OK;
+    double v[] = {sums->policy_loss, sums->value_loss,    sums->ratio,
+                  sums->clipped,     sums->value_clipped, sums->k3};
+    HT_TRY(ht_comm_sum(comm, v, sizeof v / sizeof *v, err));
+    HT_TRY(ht_comm_max(comm, &sums->log_ratio_worst, 1, err));
+    *sums = (step_sums){.tokens = sums->tokens,
+                        .policy_loss = v[0],
+                        .value_loss = v[1],
+                        .ratio = v[2],
+                        .log_ratio_worst = sums->log_ratio_worst,
+                        .clipped = v[3],
+                        .value_clipped = v[4],
+                        .k3 = v[5]};
+done:
+    return status;
+}
+
 typedef ht_status batch_pass(ht_ppo_task *task, int64_t rows, step_sums *sums, ht_error *err);
 
-/* Gradients of the mini-batch for one model: means over all its response tokens, however many passes they take. */
+/* Gradients of this rank's part of the mini-batch for one model: of means over all its response tokens, however many passes
+ * they take. */
 static ht_status mini_batch(ht_ppo_task *task, batch_pass *pass, const int64_t *members, int64_t count, step_sums *sums,
                             ht_error *err) {
     ht_status status = HT_OK;
     const ht_rollout *r = &task->rollout;
+    int64_t first, last;
     memset(sums, 0, sizeof *sums);
     for (int64_t i = 0; i < count; i++)
         sums->tokens += r->completions[members[i]].length;
-    for (int64_t first = 0; first < count;) {
+    for (ht_comm_part(task->comm, count, &first, &last); first < last;) {
         int64_t end = first;
         ht_batch_clear(&task->batch);
-        while (end < count) {
+        while (end < last) {
             int64_t i = members[end], start = r->sequence_start[i];
             if (!ht_batch_add(&task->batch, r->sequences.data + start, r->sequence_start[i + 1] - start)) break;
             end++;
@@ -178,6 +199,7 @@ static ht_status mini_batch(ht_ppo_task *task, batch_pass *pass, const int64_t *
         HT_TRY(pass(task, rows, sums, err));
         first = end;
     }
+    HT_TRY(add_ranks(task->comm, sums, err));
 done:
     return status;
 }

@@ -11,6 +11,7 @@ typedef struct ht_ppo_task {
     ht_ppo_models *models;       /* borrowed */
     ht_prompt_set prompts, held_out;
     const ht_tokenizer *tokenizer; /* borrowed */
+    ht_comm *comm;                 /* borrowed; NULL: alone */
     ht_store *store;               /* borrowed; NULL: no sample tables */
     const ht_train_run *run;       /* borrowed: the run's id in the database */
     int64_t policy_id, helpful_id, safe_id; /* rows of the models in the database */

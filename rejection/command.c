@@ -133,6 +133,11 @@ typedef struct session {
     int64_t missing, run_id;
 } session;
 
+/* Rank 0 writes the database, and what people read. */
+static int leads(const session *s) {
+    return ht_comm_rank(s->work.comm) == 0;
+}
+
 static ht_engine_limits engine_limits(const ht_rejection_config *c) {
     int64_t longest = c->max_prompt_tokens + c->max_new_tokens;
     return (ht_engine_limits){.max_sequences = c->sequences,
@@ -179,7 +184,9 @@ static ht_status plan_draws(session *s, ht_error *err) {
         for (int64_t k = 0; k < c->k; k++)
             list->draws[list->count++] = (ht_draw_entry){
                 .prompt = (int64_t)p, .k = k, .temperature = ht_rejection_temperature(&c->temperatures, k)};
-    HT_TRY(ht_draws_find(list, s->work.store, &s->missing, err));
+    if (leads(s)) HT_TRY(ht_draws_find(list, s->work.store, &s->missing, err));
+    HT_TRY(ht_comm_broadcast(s->work.comm, list->draws, (size_t)list->count * sizeof *list->draws, err));
+    HT_TRY(ht_comm_broadcast(s->work.comm, &s->missing, sizeof s->missing, err));
     if (s->missing < list->count)
         ht_info("%" PRId64 " of %" PRId64 " responses are there already", list->count - s->missing,
                 list->count);
@@ -210,7 +217,7 @@ static ht_status sample(session *s, ht_error *err) {
     ht_engine_limits limits = engine_limits(s->config);
     if (!s->missing) return HT_OK;
     HT_TRY(ht_policy_open(&policy, s->work.be, s->config->model, ht_backend_dtype(s->work.be), &limits, err));
-    HT_TRY(ht_draws_sample(&s->work.draws, s->work.store, &policy, err));
+    HT_TRY(ht_draws_sample(&s->work.draws, s->work.store, &policy, s->work.comm, err));
 done:
     ht_policy_free(&policy);
     return status;
@@ -245,6 +252,7 @@ static ht_status run_passes(session *s, ht_error *err) {
     HT_TRY(sample(s, err));
     HT_TRY(ht_rejection_score(work, &helpful, err));
     HT_TRY(ht_rejection_score(work, &safe, err));
+    if (!leads(s)) return HT_OK;
     HT_TRY(ht_rejection_choose(work, &s->result, err));
     s->report = ht_rejection_report(work, &s->result);
     HT_TRY(ht_rejection_keep(work, &s->result, s->report, s->run_id, err));
@@ -255,9 +263,12 @@ done:
 
 static ht_status register_models(ht_rejection *work, ht_error *err) {
     ht_status status = HT_OK;
-    HT_TRY(ht_train_register_model(work->store, work->config->model, &work->policy_id, err));
-    HT_TRY(ht_train_register_model(work->store, work->config->helpful, &work->helpful_id, err));
-    HT_TRY(ht_train_register_model(work->store, work->config->safe, &work->safe_id, err));
+    const char *const folders[] = {work->config->model, work->config->helpful, work->config->safe};
+    int64_t *const ids[] = {&work->policy_id, &work->helpful_id, &work->safe_id};
+    for (int i = 0; i < 3; i++) {
+        if (ht_comm_rank(work->comm) == 0) HT_TRY(ht_train_register_model(work->store, folders[i], ids[i], err));
+        HT_TRY(ht_comm_broadcast(work->comm, ids[i], sizeof *ids[i], err));
+    }
 done:
     return status;
 }
@@ -330,8 +341,8 @@ static ht_status work_in_database(session *s, const ht_llama_config shapes[3], c
         HT_TRY(plan_memory(s, &shapes[i], &bytes, err));
     HT_TRY(register_models(&s->work, err));
     HT_TRY(plan_draws(s, err));
-    HT_TRY(check_not_chosen(s, err));
-    HT_TRY(begin_run(s, invocation, err));
+    if (leads(s)) HT_TRY(check_not_chosen(s, err));
+    if (leads(s)) HT_TRY(begin_run(s, invocation, err));
     HT_TRY(run_passes(s, err));
 done:
     if (status != HT_OK && s->run_id) {
@@ -349,18 +360,23 @@ static ht_status run_rejection(void *values, const ht_invocation *invocation, ht
     const ht_rejection_config *c = values;
     session s = {.config = c, .work = {.config = c}};
     ht_llama_config shapes[3];
+    HT_TRY(ht_comm_open(&s.work.comm, err));
     HT_TRY(check_config(c, err));
     HT_TRY(check_model(c->model, HT_HEAD_LM, c, &shapes[0], err));
     HT_TRY(check_model(c->helpful, HT_HEAD_SCALAR, c, &shapes[1], err));
     HT_TRY(check_model(c->safe, HT_HEAD_SCALAR, c, &shapes[2], err));
     s.shape = shapes[0];
-    if (c->out && c->out[0] && !c->dry_run) HT_TRY(ht_folder_check_writable(c->out, err));
+    if (c->out && c->out[0] && !c->dry_run && leads(&s)) HT_TRY(ht_folder_check_writable(c->out, err));
     HT_TRY(ht_store_open(&s.work.store, c->db, HT_STORE_EXISTING, err));
     HT_TRY(read_prompts(&s, err));
-    HT_TRY(ht_backend_open(&s.work.be, (ht_backend_kind)c->backend, (int)c->threads, err));
+    HT_TRY(ht_backend_open_device(&s.work.be, (ht_backend_kind)c->backend, ht_comm_local_rank(s.work.comm),
+                                  (int)c->threads, err));
     HT_TRY(ht_backend_choose_dtype(s.work.be, (ht_dtype_choice)c->dtype, err));
     if (c->profile && !c->dry_run) HT_TRY(ht_profile_start(s.work.be, err));
-    status = c->dry_run ? print_plan(&s, shapes, err) : work_in_database(&s, shapes, invocation, err);
+    if (!c->dry_run)
+        status = work_in_database(&s, shapes, invocation, err);
+    else if (leads(&s))
+        status = print_plan(&s, shapes, err);
 done:
     json_decref(s.report);
     ht_rejection_result_free(&s.result);
@@ -369,12 +385,13 @@ done:
     ht_tokenizer_free(s.tokenizer);
     if (s.work.be) ht_backend_close(s.work.be);
     ht_store_close(s.work.store);
-    return status;
+    return ht_comm_close(s.work.comm, status, err);
 }
 
 const ht_command ht_rejection_command = {
     .summary = "Sample K responses to each prompt, score them, keep the best as demonstrations.",
     .parts = {{options, sizeof options / sizeof *options, 0}},
     .config_size = sizeof(ht_rejection_config),
+    .parallel = 1,
     .run = run_rejection,
 };

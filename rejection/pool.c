@@ -59,6 +59,7 @@ ht_status ht_rejection_score(const ht_rejection *r, const ht_rejection_scorer *w
     ht_scoring_result result;
     const ht_scoring scoring = {.store = r->store,
                                 .be = r->be,
+                                .comm = r->comm,
                                 .folder = which->folder,
                                 .model_id = which->model_id,
                                 .pass_tokens = r->config->score_tokens,

@@ -5,11 +5,13 @@
  *
  * The work goes in passes, one model in memory at a time: sample with the policy, score with one reward
  * model, score with the other, choose. Every pass keeps its results in the database chunk by chunk and leaves
- * alone what is there, so the same command goes on where it was stopped.
+ * alone what is there, so the same command goes on where it was stopped. Of several ranks each samples and scores its
+ * part of every chunk; rank 0 alone stores and chooses.
  */
 #ifndef HT_REJECTION_REJECTION_H
 #define HT_REJECTION_REJECTION_H
 
+#include "core/comm/comm.h"
 #include "core/config/config.h"
 #include "core/generate/draws.h"
 #include "core/store/store.h"
@@ -60,6 +62,7 @@ static inline int64_t ht_rejection_share(const ht_floats *temperatures, int64_t 
 /* The command at work: what the passes share. Pointers are borrowed. */
 typedef struct ht_rejection {
     const ht_rejection_config *config;
+    ht_comm *comm; /* NULL: alone */
     ht_store *store;
     ht_backend *be;
     int64_t policy_id, helpful_id, safe_id;

@@ -97,6 +97,7 @@ static const ht_command commands[] = {
      .parts = {{train_options, COUNT(train_options), 0},
                {train_loop_options, COUNT(train_loop_options), offsetof(ht_reward_config, train)}},
      .config_size = sizeof(ht_reward_config),
+     .parallel = 1,
      .run = ht_reward_train},
     {.name = "evaluate",
      .summary = "accuracy, unsafe responses found and calibration on held-out comparisons",

@@ -129,21 +129,33 @@ done:
     return status;
 }
 
+/* The sums of all ranks. */
+static ht_status add_ranks(ht_comm *comm, ht_reward_sums *sums, int64_t *tokens, ht_error *err) {
+    double values[] = {sums->ranking, sums->auxiliary, sums->correct, sums->chosen, sums->rejected, (double)*tokens};
+    ht_status status = ht_comm_sum(comm, values, sizeof values / sizeof *values, err);
+    *sums = (ht_reward_sums){values[0], values[1], values[2], values[3], values[4]};
+    *tokens = (int64_t)values[5];
+    return status;
+}
+
 ht_status ht_reward_step(ht_reward_pass *pass, const ht_reward_loss *loss, const ht_pair_set *set,
                          const int64_t *order, int64_t count, ht_params *grads, ht_reward_result *result,
                          ht_error *err) {
     ht_status status = HT_OK;
     step_context step = {.loss = loss, .set = set, .grads = grads, .denominators.pairs = count};
     ht_safety_labels labels;
+    int64_t first, end;
     memset(result, 0, sizeof *result);
     ht_batch_clear(&pass->batch);
     for (int64_t i = 0; i < count; i++)
         step.denominators.labelled += ht_reward_labels((ht_safety)set->pairs[order[i]].safety, &labels);
-    for (int64_t i = 0; i < count; i++) {
+    ht_comm_part(pass->comm, count, &first, &end);
+    for (int64_t i = first; i < end; i++) {
         HT_TRY(add_pair(pass, &step, order[i], err));
         result->tokens += ht_pair_chosen(set, order[i]).length + ht_pair_rejected(set, order[i]).length;
     }
     HT_TRY(run_batch(pass, &step, err));
+    HT_TRY(add_ranks(pass->comm, &step.sums, &result->tokens, err));
     double pairs = (double)count;
     result->labelled = step.denominators.labelled;
     result->ranking_loss = step.sums.ranking / pairs;

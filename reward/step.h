@@ -10,6 +10,7 @@
 #ifndef HT_REWARD_STEP_H
 #define HT_REWARD_STEP_H
 
+#include "core/comm/comm.h"
 #include "core/model/llama.h"
 #include "reward/loss.h"
 #include "reward/pairs.h"
@@ -17,6 +18,7 @@
 typedef struct ht_reward_pass {
     const ht_llama *model; /* borrowed, with a scalar head */
     ht_activations *acts;  /* borrowed, kept for a backward pass */
+    ht_comm *comm;         /* borrowed; set after ht_reward_pass_init; NULL: alone */
     ht_batch batch;
     int64_t max_tokens, max_sequences;
     int32_t *rows;    /* [max_sequences] last rows */
@@ -38,8 +40,8 @@ typedef struct ht_reward_result {
 } ht_reward_result;
 
 /*
- * Adds the gradient of the mean loss over pairs order[0 .. count) to `grads`. Every sequence must fit a pass
- * alone (HT_ERR_USAGE names the comparison).
+ * Adds to `grads` what this rank's part of the pairs order[0 .. count) gives to the gradient of the mean loss over all
+ * of them; the result is that of all ranks. Every sequence must fit a pass alone (HT_ERR_USAGE names the comparison).
  */
 ht_status ht_reward_step(ht_reward_pass *pass, const ht_reward_loss *loss, const ht_pair_set *set,
                          const int64_t *order, int64_t count, ht_params *grads, ht_reward_result *result,

@@ -23,6 +23,7 @@
 
 typedef struct trainer {
     const ht_reward_config *config;
+    ht_comm *comm;
     ht_train_setup setup;
     ht_llama model;
     ht_trainable trainable;
@@ -165,20 +166,23 @@ static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int 
     trainer *t = self;
     ht_status status = HT_OK;
     ht_tally tally;
+    int64_t first, end;
     (void)updates;
     (void)stop;
     HT_TRY(ht_tally_init(&tally, err));
-    for (int64_t first = 0; first < t->held_count; first += SCORED_AT_ONCE) {
-        int64_t count = t->held_count - first < SCORED_AT_ONCE ? t->held_count - first : SCORED_AT_ONCE;
+    for (ht_comm_part(t->comm, t->held_count, &first, &end); first < end; first += SCORED_AT_ONCE) {
+        int64_t count = end - first < SCORED_AT_ONCE ? end - first : SCORED_AT_ONCE;
         HT_TRY(ht_tally_score(&tally, &t->model, t->acts, &t->held_out, t->held_order + first, count, err));
     }
-    double pairs = (double)tally.pairs;
-    ht_accuracy accuracy = ht_accuracy_of(tally.credit, tally.credit_squares, tally.pairs);
+    double sums[] = {tally.credit, tally.credit_squares, tally.loss, tally.chosen, tally.rejected};
+    HT_TRY(ht_comm_sum(t->comm, sums, sizeof sums / sizeof *sums, err));
+    double pairs = (double)t->held_count;
+    ht_accuracy accuracy = ht_accuracy_of(sums[0], sums[1], t->held_count);
     ht_metrics_set(metrics, "eval_accuracy", accuracy.value);
     ht_metrics_set(metrics, "eval_accuracy_se", accuracy.error);
-    ht_metrics_set(metrics, "eval_loss", tally.loss / pairs);
-    ht_metrics_set(metrics, "eval_chosen_score", tally.chosen / pairs);
-    ht_metrics_set(metrics, "eval_rejected_score", tally.rejected / pairs);
+    ht_metrics_set(metrics, "eval_loss", sums[2] / pairs);
+    ht_metrics_set(metrics, "eval_chosen_score", sums[3] / pairs);
+    ht_metrics_set(metrics, "eval_rejected_score", sums[4] / pairs);
 done:
     ht_tally_release(&tally);
     return status;
@@ -207,6 +211,7 @@ static ht_status open_memory(void *self, ht_train_setup *setup, ht_error *err) {
     HT_TRY(ht_activations_init(&t->acts, &t->model, &setup->arena, c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL,
                                c->micro_tokens, sequences, err));
     HT_TRY(ht_reward_pass_init(&t->pass, &t->model, t->acts, c->micro_tokens, sequences, err));
+    t->pass.comm = t->comm;
 done:
     return status;
 }
@@ -274,15 +279,16 @@ ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_erro
     ht_status status = HT_OK;
     ht_train_out state;
     trainer t = {.config = config};
+    HT_TRY(ht_comm_open(&t.comm, err));
     HT_TRY(ht_reward_settle(t.config, &t.loss.aux_weight, &t.own_share, err));
     HT_TRY(ht_reward_margins(&t.loss, (ht_margin_kind)t.config->margin, &t.config->margin_table, err));
-    HT_TRY(ht_train_check_out(&t.config->train, &state, err));
-    if (state == HT_TRAIN_OUT_FINISHED) return HT_OK;
+    HT_TRY(ht_train_check_out(&t.config->train, t.comm, &state, err));
+    if (state == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(load_data(&t, err));
-    HT_TRY(ht_train_setup_open(&t.setup, &t.config->train, err));
+    HT_TRY(ht_train_setup_open(&t.setup, &t.config->train, t.comm, err));
     HT_TRY(ht_train_setup_take(&t.setup, &(ht_train_memory){&t, open_memory, close_memory}, err));
     HT_TRY(run(&t, invocation, err));
 done:
     release(&t);
-    return status;
+    return ht_comm_close(t.comm, status, err);
 }

@@ -12,6 +12,7 @@
 typedef struct session {
     const ht_sft_config *config;
     const ht_invocation *invocation;
+    ht_comm *comm;
     ht_train_out out;
     char tokenizer_path[HT_PATH_MAX];
     char temporary[HT_PATH_MAX]; /* folder of a dry run's tokenizer, to be removed; "" none */
@@ -60,6 +61,19 @@ done:
     return status;
 }
 
+/* Trains the tokenizer of a new model where that is still to be done. */
+static ht_status make_tokenizer(session *s, ht_error *err) {
+    const ht_sft_config *c = s->config;
+    ht_status status = HT_OK;
+    HT_TRY(place_for_tokenizer(s, err));
+    if (s->out != HT_TRAIN_OUT_FRESH && ht_path_exists(s->tokenizer_path)) goto done;
+    ht_info("training a tokenizer of %" PRId64 " pieces on the text", c->init.vocab_size);
+    HT_TRY(ht_tokenizer_train((const char *const *)c->text.values, c->text.count, (int32_t)c->init.vocab_size,
+                              s->tokenizer_path, 0, err));
+done:
+    return status;
+}
+
 static ht_status open_tokenizer(session *s, ht_error *err) {
     const ht_sft_config *c = s->config;
     ht_status status = HT_OK;
@@ -73,12 +87,8 @@ static ht_status open_tokenizer(session *s, ht_error *err) {
     if (is_given(c->init.tokenizer)) {
         snprintf(s->tokenizer_path, sizeof s->tokenizer_path, "%s", c->init.tokenizer);
     } else {
-        HT_TRY(place_for_tokenizer(s, err));
-        if (s->out == HT_TRAIN_OUT_FRESH || !ht_path_exists(s->tokenizer_path)) {
-            ht_info("training a tokenizer of %" PRId64 " pieces on the text", c->init.vocab_size);
-            HT_TRY(ht_tokenizer_train((const char *const *)c->text.values, c->text.count,
-                                      (int32_t)c->init.vocab_size, s->tokenizer_path, 0, err));
-        }
+        if (ht_comm_rank(s->comm) == 0) HT_TRY(make_tokenizer(s, err));
+        HT_TRY(ht_comm_broadcast(s->comm, s->tokenizer_path, sizeof s->tokenizer_path, err));
     }
     status = ht_tokenizer_open(&s->tokenizer, s->tokenizer_path, err);
 done:
@@ -194,8 +204,9 @@ done:
 static ht_status train(session *s, ht_error *err) {
     const ht_sft_config *c = s->config;
     ht_status status = HT_OK;
-    HT_TRY(ht_train_setup_open(&s->setup, &c->train, err));
+    HT_TRY(ht_train_setup_open(&s->setup, &c->train, s->comm, err));
     HT_TRY(ht_train_setup_take(&s->setup, &(ht_train_memory){s, open_memory, close_memory}, err));
+    s->trainer.comm = s->comm;
     ht_train_task task = {.self = &s->trainer,
                           .steps = s->plan.steps,
                           .accumulate = ht_sft_accumulate,
@@ -219,8 +230,9 @@ done:
 ht_status ht_sft_run(void *config, const ht_invocation *invocation, ht_error *err) {
     session s = {.config = config, .invocation = invocation};
     ht_status status = HT_OK;
+    HT_TRY(ht_comm_open(&s.comm, err));
     HT_TRY(check_sources(s.config, err));
-    HT_TRY(ht_train_check_out(&s.config->train, &s.out, err));
+    HT_TRY(ht_train_check_out(&s.config->train, s.comm, &s.out, err));
     if (s.out == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(open_tokenizer(&s, err));
     HT_TRY(load_data(&s, err));
@@ -232,7 +244,8 @@ done:
     ht_sft_data_free(&s.data);
     ht_store_close(s.store);
     ht_tokenizer_free(s.tokenizer);
-    if (s.temporary[0]) {
+    status = ht_comm_close(s.comm, status, err);
+    if (s.temporary[0]) { /* other ranks have read it */
         ht_error ignored = HT_ERROR_INIT;
         if (ht_folder_remove(s.temporary, &ignored) != HT_OK) ht_warn("%s", ignored.message);
     }

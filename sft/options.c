@@ -75,5 +75,6 @@ const ht_command ht_sft_command = {
               PART(data_options, data),
               PART(init_options, init)},
     .config_size = sizeof(ht_sft_config),
+    .parallel = 1,
     .run = ht_sft_run,
 };

@@ -86,8 +86,10 @@ done:
     return status;
 }
 
-void ht_sft_plan_step(const ht_sft_plan *plan, int64_t step, int64_t *first, int64_t *end) {
-    int64_t bin = step * plan->batch_size, last = bin + plan->batch_size;
-    *first = plan->bin_start[bin];
-    *end = plan->bin_start[last < plan->bins ? last : plan->bins];
+void ht_sft_plan_step(const ht_sft_plan *plan, int64_t step, const ht_comm *comm, int64_t *first, int64_t *end) {
+    int64_t bin = step * plan->batch_size, last = bin + plan->batch_size, from, to;
+    if (last > plan->bins) last = plan->bins;
+    ht_comm_part(comm, last - bin, &from, &to);
+    *first = plan->bin_start[bin + from];
+    *end = plan->bin_start[bin + to];
 }

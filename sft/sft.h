@@ -105,19 +105,20 @@ typedef struct ht_sft_plan {
 ht_status ht_sft_plan_init(ht_sft_plan *plan, const ht_sft_set *set, const ht_data_config *config,
                            int64_t seed, ht_error *err);
 void ht_sft_plan_free(ht_sft_plan *plan);
-/* Positions [*first, *end) in `order` of a step's examples. */
-void ht_sft_plan_step(const ht_sft_plan *plan, int64_t step, int64_t *first, int64_t *end);
+/* Positions [*first, *end) in `order` of the examples in this rank's part of a step's bins; `comm` NULL: of them all. */
+void ht_sft_plan_step(const ht_sft_plan *plan, int64_t step, const ht_comm *comm, int64_t *first, int64_t *end);
 
 /* --- training ---------------------------------------------------------------------------------------------
  */
 
-/* Accumulates the mean loss of a step and its gradient; micro-batches change nothing but rounding. */
+/* Accumulates the mean loss of a step and its gradient; micro-batches and ranks change nothing but rounding. */
 typedef struct ht_sft_trainer {
     const ht_llama *model; /* borrowed, as what follows */
     ht_params *grads;
     const ht_sft_data *data;
     const ht_sft_plan *plan;
     int64_t eval_examples; /* 0: all */
+    ht_comm *comm;         /* set after ht_sft_trainer_init; NULL: alone */
     ht_activations *acts;
     ht_batch batch;
     int32_t *rows, *targets; /* [capacity] of the batch being run */

@@ -127,14 +127,23 @@ done:
     return status;
 }
 
+/* The sums of all ranks. */
+static ht_status add_ranks(ht_sft_trainer *t, sums *sum, ht_error *err) {
+    double values[] = {sum->loss, sum->weight, (double)sum->tokens, (double)sum->targets};
+    ht_status status = ht_comm_sum(t->comm, values, sizeof values / sizeof *values, err);
+    *sum = (sums){values[0], values[1], (int64_t)values[2], (int64_t)values[3]};
+    return status;
+}
+
 ht_status ht_sft_accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
     ht_sft_trainer *t = self;
     const ht_sft_set *set = &t->data->train;
-    int64_t first, end;
+    int64_t first, end, own_first, own_end;
     double total_weight = 0;
     (void)model;
     sums sum;
-    ht_sft_plan_step(t->plan, step, &first, &end);
+    ht_sft_plan_step(t->plan, step, NULL, &first, &end);
+    ht_sft_plan_step(t->plan, step, t->comm, &own_first, &own_end);
     for (int64_t i = first; i < end; i++) {
         ht_example e = ht_example_set_get(&set->examples, t->plan->order[i]);
         int64_t targets = 0;
@@ -142,7 +151,8 @@ ht_status ht_sft_accumulate(void *self, int64_t step, int model, ht_metrics *met
             targets += e.is_target[k];
         total_weight += (double)targets * (double)set->weights[t->plan->order[i]];
     }
-    ht_status status = run_examples(t, set, t->plan->order, first, end, total_weight, &sum, err);
+    ht_status status = run_examples(t, set, t->plan->order, own_first, own_end, total_weight, &sum, err);
+    if (status == HT_OK) status = add_ranks(t, &sum, err);
     if (status != HT_OK) return status;
     ht_metrics_set(metrics, "loss", sum.loss);
     ht_metrics_set(metrics, "tokens", (double)sum.tokens);
@@ -157,8 +167,11 @@ ht_status ht_sft_evaluate(void *self, int64_t updates, ht_metrics *metrics, int 
     *stop = 0;
     int64_t count = (int64_t)t->data->held_out.examples.count;
     if (t->eval_examples > 0 && t->eval_examples < count) count = t->eval_examples;
+    int64_t first, end;
     sums sum;
-    ht_status status = run_examples(t, &t->data->held_out, NULL, 0, count, 0, &sum, err);
+    ht_comm_part(t->comm, count, &first, &end);
+    ht_status status = run_examples(t, &t->data->held_out, NULL, first, end, 0, &sum, err);
+    if (status == HT_OK) status = add_ranks(t, &sum, err);
     if (status != HT_OK) return status;
     ht_metrics_set(metrics, "eval_loss", sum.loss / sum.weight);
     ht_metrics_set(metrics, "eval_targets", (double)sum.targets);

@@ -114,6 +114,7 @@ typedef struct ht_command {
     const char *arguments; /* e.g. "FILE..."; NULL: no positional arguments are allowed */
     ht_option_part parts[6];
     size_t config_size;
+    int parallel; /* 1: runs on all processes that mpirun or srun starts together; 0: is refused to be one of several */
     ht_status (*run)(void *config, const ht_invocation *invocation, ht_error *err);
 } ht_command;
 
@@ -125,9 +126,9 @@ typedef struct ht_program {
 } ht_program;
 
 /*
- * The body of every main(): parses, runs, prints "halter-sft: error: MESSAGE" on stderr, and returns the exit code.
- * A program of several commands takes the command's name as first word. Installs the signal handlers. Output to
- * stdout that cannot be written is HT_ERR_IO.
+ * The body of every main(): parses, runs, prints "halter-sft: error: MESSAGE" on stderr (unless the log is silent), and
+ * returns the exit code. A program of several commands takes the command's name as first word. Installs the signal
+ * handlers. Output to stdout that cannot be written is HT_ERR_IO.
  */
 int ht_program_main(const ht_program *program, int argc, char **argv);
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/launch.h"
 #include "core/base/memory.h"
 #include "core/base/signals.h"
 
@@ -169,6 +170,14 @@ static ht_status choose_command(const ht_program *program, int argc, char **argv
     return ht_fail(err, HT_ERR_USAGE, "unknown command \"%s\"; it is one of %s", word, list);
 }
 
+/* Several processes that know nothing of each other would write the same files. */
+static ht_status check_launch(const ht_command *command, ht_error *err) {
+    int processes = ht_launched_processes();
+    if (processes == 1 || command->parallel) return HT_OK;
+    return ht_fail(err, HT_ERR_USAGE, "started as %d processes, but this command runs as one: start it without the launcher",
+                   processes);
+}
+
 static ht_status run_command(const ht_program *program, const ht_command *command, int argc, char **argv,
                              ht_error *err) {
     void *config = NULL;
@@ -186,7 +195,8 @@ static ht_status run_command(const ht_program *program, const ht_command *comman
     } else {
         ht_log_set_level(request.level);
         invocation.arguments = arguments;
-        status = command->run(config, &invocation, err);
+        status = check_launch(command, err);
+        if (status == HT_OK) status = command->run(config, &invocation, err);
         ht_config_release(command, config);
     }
 done:
@@ -213,7 +223,7 @@ int ht_program_main(const ht_program *program, int argc, char **argv) {
     if ((fflush(stdout) != 0 || ferror(stdout)) && status == HT_OK)
         status = ht_fail(&err, HT_ERR_IO, "cannot write to standard output: %s",
                          errno ? strerror(errno) : "an earlier write failed");
-    if (status == HT_OK) return HT_OK;
+    if (status == HT_OK || ht_log_get_level() == HT_LOG_SILENT) return (int)status;
     ht_log_set_live_line(NULL);
     const char *message = err.message[0] ? err.message : ht_status_text(status);
     int stopped = status == HT_INTERRUPTED || status == HT_TERMINATED;

@@ -112,56 +112,63 @@ done:
     return status;
 }
 
-/* The draws of a chunk that are not in the database, and room for their requests. */
-typedef struct chunk_buffers {
+/* What a chunk is drawn with, and room for those of its draws that are not in the database. */
+typedef struct chunk_work {
+    ht_draw_list *list;
+    ht_store *store;
+    ht_policy *policy;
+    ht_comm *comm;
     ht_draw_entry **draws;
     ht_request *requests;
     ht_completion *completions;
-} chunk_buffers;
+    int64_t tokens; /* drawn so far */
+} chunk_work;
 
-static ht_status sample_chunk(ht_draw_list *list, int64_t first, chunk_buffers *b, ht_store *store,
-                              ht_policy *policy, int64_t *tokens, ht_error *err) {
+static ht_status sample_chunk(chunk_work *w, int64_t first, ht_error *err) {
     ht_status status = HT_OK;
+    ht_draw_list *list = w->list;
     int64_t end = list->count - first < list->chunk ? list->count : first + list->chunk, count = 0;
     for (int64_t i = first; i < end; i++) {
         if (list->draws[i].response_id) continue;
-        b->draws[count] = &list->draws[i];
-        b->requests[count++] = make_request(list, &list->draws[i]);
+        w->draws[count] = &list->draws[i];
+        w->requests[count++] = make_request(list, &list->draws[i]);
     }
     if (!count) return HT_OK;
-    HT_TRY(ht_generate(policy->engine, b->requests, count, b->completions, NULL, NULL, err));
+    HT_TRY(ht_generate_shared(w->policy->engine, w->comm, w->requests, count, w->completions, err));
     for (int64_t i = 0; i < count; i++)
-        *tokens += b->completions[i].length;
-    status = store_chunk(list, store, policy, b->draws, b->completions, count, err);
-    ht_completions_free(b->completions, count);
+        w->tokens += w->completions[i].length;
+    if (ht_comm_rank(w->comm) == 0)
+        status = store_chunk(list, w->store, w->policy, w->draws, w->completions, count, err);
+    ht_completions_free(w->completions, count);
+    if (status == HT_OK)
+        status = ht_comm_broadcast(w->comm, list->draws + first, (size_t)(end - first) * sizeof *list->draws, err);
 done:
     return status;
 }
 
-ht_status ht_draws_sample(ht_draw_list *list, ht_store *store, ht_policy *policy, ht_error *err) {
+ht_status ht_draws_sample(ht_draw_list *list, ht_store *store, ht_policy *policy, ht_comm *comm, ht_error *err) {
     ht_status status = HT_OK;
     ht_progress progress;
-    chunk_buffers b = {0};
+    chunk_work w = {.list = list, .store = store, .policy = policy, .comm = comm};
     char note[64];
-    int64_t tokens = 0;
     size_t most = (size_t)(list->chunk < list->count ? list->chunk : list->count);
-    HT_TRY(ht_calloc(&b.draws, most, sizeof *b.draws, err));
-    HT_TRY(ht_calloc(&b.requests, most, sizeof *b.requests, err));
-    HT_TRY(ht_calloc(&b.completions, most, sizeof *b.completions, err));
+    HT_TRY(ht_calloc(&w.draws, most, sizeof *w.draws, err));
+    HT_TRY(ht_calloc(&w.requests, most, sizeof *w.requests, err));
+    HT_TRY(ht_calloc(&w.completions, most, sizeof *w.completions, err));
     ht_progress_start(&progress, "sample", list->count);
     double started = ht_now();
     for (int64_t first = 0; first < list->count; first += list->chunk) {
-        HT_TRY(sample_chunk(list, first, &b, store, policy, &tokens, err));
+        HT_TRY(sample_chunk(&w, first, err));
         double seconds = ht_now() - started;
-        snprintf(note, sizeof note, "responses, %.0f tok/s", seconds > 0 ? (double)tokens / seconds : 0.0);
+        snprintf(note, sizeof note, "responses, %.0f tok/s", seconds > 0 ? (double)w.tokens / seconds : 0.0);
         ht_progress_update(&progress, list->count - first < list->chunk ? list->count : first + list->chunk,
                            note);
     }
     ht_progress_finish(&progress, list->count, "responses");
 done:
-    free(b.completions);
-    free(b.requests);
-    free(b.draws);
+    free(w.completions);
+    free(w.requests);
+    free(w.draws);
     return status;
 }
 

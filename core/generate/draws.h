@@ -10,6 +10,7 @@
 #ifndef HT_GENERATE_DRAWS_H
 #define HT_GENERATE_DRAWS_H
 
+#include "core/comm/comm.h"
 #include "core/generate/policy.h"
 #include "core/generate/prompts.h"
 
@@ -43,11 +44,12 @@ typedef struct ht_draw_list {
 ht_status ht_draws_find(ht_draw_list *list, ht_store *store, int64_t *missing, ht_error *err);
 
 /*
- * Draws and stores what has no response_id. The stream of a draw is (HT_RNG_SAMPLE, dialogue, k) of the
+ * Draws and stores what has no response_id. Of each chunk every rank draws its part (comm NULL: there is one rank); rank
+ * 0 stores it, and all get the ids. The stream of a draw is (HT_RNG_SAMPLE, dialogue, k) of the
  * list's seed. HT_INTERRUPTED / HT_TERMINATED keep the chunks that were whole. Errors: those of ht_generate
  * and ht_store_sample.
  */
-ht_status ht_draws_sample(ht_draw_list *list, ht_store *store, ht_policy *policy, ht_error *err);
+ht_status ht_draws_sample(ht_draw_list *list, ht_store *store, ht_policy *policy, ht_comm *comm, ht_error *err);
 
 /*
  * Keeps `count` prompts of the set, drawn at random: those with the smallest Philox(seed, stream, dialogue)

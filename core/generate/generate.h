@@ -9,6 +9,7 @@
 #ifndef HT_GENERATE_GENERATE_H
 #define HT_GENERATE_GENERATE_H
 
+#include "core/comm/comm.h"
 #include "core/model/llama.h"
 
 typedef enum ht_stop_reason { HT_STOP_EOS, HT_STOP_LENGTH } ht_stop_reason;
@@ -73,6 +74,9 @@ void ht_engine_free(ht_engine *engine);
  */
 ht_status ht_generate(ht_engine *engine, const ht_request *requests, int64_t count, ht_completion *completions,
                       ht_token_callback on_token, void *context, ht_error *err);
+/* The same for requests that all ranks have: each rank generates its part (ht_comm_part), and gets all completions. */
+ht_status ht_generate_shared(ht_engine *engine, ht_comm *comm, const ht_request *requests, int64_t count,
+                             ht_completion *completions, ht_error *err);
 void ht_completions_free(ht_completion *completions, int64_t count);
 ht_engine_stats ht_engine_statistics(const ht_engine *engine);
 

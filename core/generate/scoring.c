@@ -56,40 +56,56 @@ done:
     return status;
 }
 
+/* Checks and adds up; rank 0 stores. */
 static ht_status keep_scores(const chunk *c, const float *scores, ht_error *err) {
     ht_status status = HT_OK;
     const ht_scoring *scoring = c->scoring;
-    HT_TRY(ht_store_begin(scoring->store, err));
+    int stores = ht_comm_rank(scoring->comm) == 0;
+    if (stores) HT_TRY(ht_store_begin(scoring->store, err));
     for (size_t i = 0; i < c->waiting.count; i++) {
         double score = (double)scores[i];
         if (!isfinite(score))
             HT_TRY(ht_fail(err, HT_ERR_RUN, "%s gives response %" PRId64 " the score %g", scoring->folder, c->waiting.ids[i],
                            score));
-        HT_TRY(ht_store_add_score(scoring->store, c->waiting.ids[i], scoring->model_id, score, err));
+        if (stores) HT_TRY(ht_store_add_score(scoring->store, c->waiting.ids[i], scoring->model_id, score, err));
         c->result->sum += score;
         c->result->squares += score * score;
     }
-    HT_TRY(ht_store_commit(scoring->store, err));
+    if (stores) HT_TRY(ht_store_commit(scoring->store, err));
 done:
-    if (status != HT_OK) ht_store_rollback(scoring->store);
+    if (stores && status != HT_OK) ht_store_rollback(scoring->store);
+    return status;
+}
+
+/* scores [count] of the waiting responses: this rank's part by its model, the others' from them. */
+static ht_status score_waiting(chunk *c, float *scores, int64_t count, ht_error *err) {
+    ht_status status = HT_OK;
+    const int32_t *tokens[CHUNK_ROWS];
+    int64_t lengths[CHUNK_ROWS], first, end;
+    ht_gathered all = {NULL, NULL};
+    ht_comm_part(c->scoring->comm, count, &first, &end);
+    for (int64_t i = first; i < end; i++) {
+        ht_example sequence = ht_example_set_get(&c->waiting, i);
+        tokens[i - first] = sequence.tokens;
+        lengths[i - first] = sequence.length;
+    }
+    HT_TRY(ht_scorer_score(&c->scorer, tokens, lengths, end - first, scores, err));
+    HT_TRY(ht_comm_gather(c->scoring->comm, scores, (size_t)(end - first) * sizeof *scores, &all, err));
+    memcpy(scores, all.data, (size_t)count * sizeof *scores);
+done:
+    ht_gathered_free(&all);
     return status;
 }
 
 /* Scores the chunk, keeps the scores and begins the next. */
 static ht_status flush(chunk *c, ht_error *err) {
     ht_status status = ht_stop_requested();
-    const int32_t *tokens[CHUNK_ROWS];
-    int64_t lengths[CHUNK_ROWS], count = (int64_t)c->waiting.count;
+    int64_t count = (int64_t)c->waiting.count;
     float scores[CHUNK_ROWS];
     c->rows = 0;
     if (status != HT_OK) return ht_fail(err, status, "stopped after %" PRId64 " scores", c->result->scored);
     if (!count) return HT_OK;
-    for (int64_t i = 0; i < count; i++) {
-        ht_example sequence = ht_example_set_get(&c->waiting, i);
-        tokens[i] = sequence.tokens;
-        lengths[i] = sequence.length;
-    }
-    HT_TRY(ht_scorer_score(&c->scorer, tokens, lengths, count, scores, err));
+    HT_TRY(score_waiting(c, scores, count, err));
     HT_TRY(keep_scores(c, scores, err));
     c->result->scored += count;
     c->waiting.count = 0;
@@ -150,6 +166,7 @@ ht_status ht_score_responses(const ht_scoring *scoring, ht_scoring_result *resul
     HT_TRY(ht_scorer_open(&c.scorer, scoring->be, scoring->folder, ht_backend_dtype(scoring->be), scoring->pass_tokens, err));
     HT_TRY(each_row(&c, take, err));
     HT_TRY(flush(&c, err));
+    HT_TRY(ht_comm_barrier(scoring->comm, err)); /* all of it is in the database */
     ht_progress_finish(&c.progress, result->scored, "responses");
     if (c.from_text)
         ht_info("%" PRId64 " responses are scored from their text: they were sampled with another tokenizer than %s's",

@@ -4,6 +4,7 @@
 #ifndef HT_GENERATE_SCORING_H
 #define HT_GENERATE_SCORING_H
 
+#include "core/comm/comm.h"
 #include "core/generate/scorer.h"
 #include "core/store/store.h"
 
@@ -11,6 +12,7 @@
 typedef struct ht_scoring {
     ht_store *store;
     ht_backend *be;
+    ht_comm *comm;      /* of each chunk every rank scores its part, and rank 0 stores the scores; NULL: there is one rank */
     const char *folder; /* of the reward model */
     int64_t model_id;   /* its row in the database */
     int64_t pass_tokens;    /* as ht_scorer_open */

@@ -14,12 +14,15 @@
 
 #include "core/base/json.h"
 #include "core/base/log.h"
+#include "core/base/memory.h"
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/checkpoint/train_state.h"
 
 typedef struct loop {
     ht_train_run *run;
+    ht_comm *comm;
+    int leads; /* rank 0: writes folder, metrics and database */
     const ht_train_task *task;
     const ht_train_config *config;
     ht_train_paths paths;
@@ -41,7 +44,12 @@ typedef struct loop {
 } loop;
 
 static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task, ht_error *err) {
-    *l = (loop){.run = run, .task = task, .config = run->config, .last_saved = -1};
+    *l = (loop){.run = run,
+                .comm = run->setup->comm,
+                .leads = ht_comm_rank(run->setup->comm) == 0,
+                .task = task,
+                .config = run->config,
+                .last_saved = -1};
     if (run->model_count < 1 || run->model_count > HT_TRAIN_MODELS_MAX)
         return ht_fail(err, HT_ERR_USAGE, "%d models to train; 1 to %d are allowed", run->model_count,
                        HT_TRAIN_MODELS_MAX);
@@ -152,17 +160,42 @@ done:
     return status;
 }
 
-/* Goes on from the newest state, if there is one. *metrics_bytes = length of the metrics file at that point.
+/* Begins the run, or finds its newest state: *step, -1 when there is none, and what was saved with it (a new reference).
  */
-static ht_status restore(loop *l, int64_t *metrics_bytes, ht_error *err) {
+static ht_status begin_or_find(loop *l, int64_t *step, json_t **values, ht_error *err) {
     ht_status status = HT_OK;
-    json_t *values = NULL;
-    int64_t step = -1;
-    HT_TRY(ht_train_state_find(l->paths.state, &step, &values, err));
-    if (step < 0) {
-        ht_info("\"%s\" holds no saved state yet: starting from the beginning", l->config->out);
-        goto done;
-    }
+    if (!ht_path_exists(l->paths.run)) return begin_run(l, err);
+    if (!l->config->resume)
+        return ht_fail(err, HT_ERR_USAGE,
+                       "out = \"%s\" holds a run that has not ended; give another folder, or "
+                       "--resume",
+                       l->config->out);
+    HT_TRY(check_same_run(l, err));
+    HT_TRY(ht_train_state_find(l->paths.state, step, values, err));
+    if (*step < 0) ht_info("\"%s\" holds no saved state yet: starting from the beginning", l->config->out);
+done:
+    return status;
+}
+
+/* What rank 0 has found, to all others. */
+static ht_status share_found(loop *l, int64_t *step, json_t **values, ht_error *err) {
+    ht_status status = HT_OK;
+    char *text = *values ? json_dumps(*values, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    int64_t head[2] = {*step, text ? (int64_t)strlen(text) : 0};
+    if (!l->comm) goto done;
+    HT_TRY(ht_comm_broadcast(l->comm, head, sizeof head, err));
+    *step = head[0];
+    if (!text) HT_TRY(ht_calloc(&text, (size_t)head[1] + 1, 1, err));
+    HT_TRY(ht_comm_broadcast(l->comm, text, (size_t)head[1], err));
+    if (!l->leads && head[1]) *values = json_loads(text, 0, NULL);
+done:
+    free(text);
+    return status;
+}
+
+/* Goes on from a state. *metrics_bytes = length of the metrics file at that point. */
+static ht_status restore(loop *l, int64_t step, const json_t *values, int64_t *metrics_bytes, ht_error *err) {
+    ht_status status = HT_OK;
     HT_TRY(ht_json_get_int(values, (ht_json_field){l->paths.state, "metrics_bytes", 1}, 0, INT64_MAX,
                            metrics_bytes, err));
     if (step > l->task->steps) {
@@ -181,6 +214,35 @@ static ht_status restore(loop *l, int64_t *metrics_bytes, ht_error *err) {
     l->updates = l->last_saved = step;
     ht_info("going on from step %" PRId64 " of %" PRId64, step, l->task->steps);
 done:
+    return status;
+}
+
+/* Ranks that have read other data would do other work in a step, or wait for each other. */
+static ht_status check_same_data(loop *l, ht_error *err) {
+    char hash[HT_HASH_LEN] = "";
+    snprintf(hash, sizeof hash, "%s", l->run->data_hash);
+    ht_status status = ht_comm_broadcast(l->comm, hash, sizeof hash, err);
+    if (status == HT_OK && strcmp(hash, l->run->data_hash) != 0)
+        status = ht_fail(err, HT_ERR_DATA, "the data read by rank 0 is another (hash %s) than that of this rank (%s)", hash,
+                         l->run->data_hash);
+    return status;
+}
+
+/* Every rank is where the run begins or goes on. */
+static ht_status enter_run(loop *l, ht_error *err) {
+    ht_status status = HT_OK;
+    json_t *values = NULL;
+    int64_t step = -1, metrics_bytes = 0;
+    HT_TRY(check_same_data(l, err));
+    HT_TRY(ht_comm_barrier(l->comm, err)); /* a rank that fails before leaves no run behind */
+    if (l->leads) HT_TRY(begin_or_find(l, &step, &values, err));
+    HT_TRY(share_found(l, &step, &values, err));
+    if (step >= 0) HT_TRY(restore(l, step, values, &metrics_bytes, err));
+    l->begun = 1;
+    l->run->run_id = l->run_id;
+    if (l->leads)
+        HT_TRY(ht_recorder_open(&l->recorder, l->paths.metrics, metrics_bytes, l->run->store, l->run_id, err));
+done:
     json_decref(values);
     return status;
 }
@@ -193,6 +255,10 @@ static ht_status save_state(loop *l, ht_error *err) {
     json_t *values = NULL, *task = json_object();
     int64_t metrics_bytes = 0;
     if (l->last_saved == l->updates) goto done;
+    if (!l->leads) {
+        l->last_saved = l->updates;
+        goto done;
+    }
     if (l->task->save) HT_TRY(l->task->save(l->task->self, task, err));
     /* Rows first: a state must never be newer than the rows behind which it goes on. */
     HT_TRY(ht_recorder_sync(&l->recorder, &metrics_bytes, err));
@@ -248,6 +314,16 @@ static void save_before_failure(loop *l, ht_error *err) {
 /* --- step -------------------------------------------------------------------------------------------------
  */
 
+/* Of one model, over the ranks. */
+static ht_status sum_gradients(loop *l, int i, ht_error *err) {
+    ht_status status = HT_OK;
+    const ht_params *grads = &l->run->models[i].trainable->grads;
+    for (int64_t unit = 0; unit < grads->layout->units; unit++)
+        HT_TRY(ht_comm_sum_f32(l->comm, grads->units[unit], grads->layout->unit_size[unit], err));
+done:
+    return status;
+}
+
 static ht_status update_model(loop *l, int i, ht_metrics *metrics, ht_error *err) {
     double rate = ht_schedule_rate(&l->schedule, l->updates), norm = 0;
     ht_train_model *m = &l->run->models[i];
@@ -269,6 +345,7 @@ static ht_status train_models(loop *l, ht_metrics *metrics, ht_error *err) {
         status = l->task->accumulate(l->task->self, l->updates, i, metrics, err);
         double loss = ht_metrics_get(metrics, "loss");
         if (status == HT_OK && !isfinite(loss)) status = ht_fail(err, HT_ERR_RUN, "the loss is %g", loss);
+        if (status == HT_OK) status = sum_gradients(l, i, err);
         if (status == HT_OK) status = update_model(l, i, metrics, err);
     }
     return status;
@@ -309,7 +386,7 @@ static ht_status after_update(loop *l, ht_metrics *metrics, ht_error *err) {
         show_evaluation(l, metrics);
     }
     if (l->updates > 0) l->stop = stop;
-    if (metrics->count > 0 &&
+    if (l->leads && metrics->count > 0 &&
         (evaluated || l->updates % l->config->log_every == 0 || l->updates == l->task->steps))
         HT_TRY(ht_recorder_add(&l->recorder, l->updates, metrics, err));
     if (!l->stop && save_is_due(l)) HT_TRY(save_state(l, err));
@@ -341,6 +418,14 @@ done:
     return status;
 }
 
+/* *asked in: the stop this rank was asked for; out: that of any rank, so that all end at the same step. */
+static ht_status agree_to_stop(loop *l, ht_status *asked, ht_error *err) {
+    double code = (double)*asked;
+    ht_status status = ht_comm_max(l->comm, &code, 1, err);
+    *asked = (ht_status)code;
+    return status;
+}
+
 static ht_status run_steps(loop *l, ht_error *err) {
     ht_status status = HT_OK;
     ht_metrics first = {.count = 0};
@@ -350,6 +435,7 @@ static ht_status run_steps(loop *l, ht_error *err) {
     if (l->updates == 0 && evaluation_is_due(l)) HT_TRY(after_update(l, &first, err));
     while (l->updates < l->task->steps && !l->stop) {
         ht_status asked = ht_stop_requested();
+        HT_TRY(agree_to_stop(l, &asked, err));
         if (asked != HT_OK && at_stride(l)) {
             status = stop_run(l, asked, err);
             goto done;
@@ -374,6 +460,7 @@ static ht_status finish_run(loop *l, ht_error *err) {
     const ht_llama *model = run->models[0].trainable->model;
     ht_status status = HT_OK;
     int64_t bytes = 0, model_id = 0;
+    if (!l->leads) return HT_OK;
     HT_TRY(ht_recorder_sync(&l->recorder, &bytes, err));
     run->lineage.config = run->invocation->resolved;
     run->lineage.round = l->config->round;
@@ -399,37 +486,23 @@ done:
 /* The database's note of a run that ended otherwise; its own failure only warns, the first one counts. */
 static void note_outcome(loop *l, ht_status status) {
     ht_error second = HT_ERROR_INIT;
-    if (!l->begun || !l->run->store || l->run_id == 0) return;
+    if (!l->begun || !l->leads || !l->run->store || l->run_id == 0) return;
     if (ht_store_end_run(l->run->store, l->run_id, status, 0, &second) != HT_OK)
         ht_warn("the run's outcome is not in the database: %s", second.message);
 }
 
 ht_status ht_train_run_task(ht_train_run *run, const ht_train_task *task, ht_error *err) {
     loop l;
-    int64_t metrics_bytes = 0;
     ht_status status = loop_init(&l, run, task, err);
     if (status != HT_OK) return status;
     if (l.config->dry_run) {
         size_t available, all;
         HT_TRY(ht_backend_memory(run->setup->be, &available, &all, err));
-        ht_train_print_plan(stdout, &run->setup->arena, available, task->steps);
+        if (l.leads) ht_train_print_plan(stdout, &run->setup->arena, available, task->steps);
         goto done;
     }
     ht_arena_seal(&run->setup->arena);
-    if (ht_path_exists(l.paths.run)) {
-        if (!l.config->resume)
-            return ht_fail(err, HT_ERR_USAGE,
-                           "out = \"%s\" holds a run that has not ended; give another folder, or "
-                           "--resume",
-                           l.config->out);
-        HT_TRY(check_same_run(&l, err));
-        HT_TRY(restore(&l, &metrics_bytes, err));
-    } else {
-        HT_TRY(begin_run(&l, err));
-    }
-    l.begun = 1;
-    run->run_id = l.run_id;
-    HT_TRY(ht_recorder_open(&l.recorder, l.paths.metrics, metrics_bytes, run->store, l.run_id, err));
+    HT_TRY(enter_run(&l, err));
     HT_TRY(run_steps(&l, err));
     HT_TRY(finish_run(&l, err));
 done:

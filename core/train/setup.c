@@ -17,7 +17,7 @@ done:
     return status;
 }
 
-ht_status ht_train_check_out(const ht_train_config *config, ht_train_out *state, ht_error *err) {
+static ht_status look_at_out(const ht_train_config *config, ht_train_out *state, ht_error *err) {
     ht_status status = HT_OK;
     ht_train_paths paths;
     *state = HT_TRAIN_OUT_FRESH;
@@ -43,10 +43,31 @@ done:
     return status;
 }
 
-ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *config, ht_error *err) {
-    memset(setup, 0, sizeof *setup);
-    ht_status status =
-        ht_backend_open(&setup->be, (ht_backend_kind)config->backend, (int)config->threads, err);
+ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_error *err) {
+    ht_status status = HT_OK;
+    if (ht_comm_rank(comm) == 0) HT_TRY(look_at_out(config, state, err));
+    HT_TRY(ht_comm_broadcast(comm, state, sizeof *state, err));
+done:
+    return status;
+}
+
+/* The backend on this rank's device, and sums of its memory. */
+static ht_status open_backend(ht_train_setup *setup, const ht_train_config *config, ht_error *err) {
+    ht_status status = HT_OK;
+    HT_TRY(ht_backend_open_device(&setup->be, (ht_backend_kind)config->backend, ht_comm_local_rank(setup->comm),
+                                  (int)config->threads, err));
+    void *stream = ht_backend_stream(setup->be);
+    if (stream) HT_TRY(ht_comm_use_device(setup->comm, stream, err));
+    /* Launchers bind a process to cores of their choice, often to one. */
+    if (setup->comm)
+        ht_info("%d ranks, %d threads each", ht_comm_size(setup->comm), ht_backend_threads(setup->be));
+done:
+    return status;
+}
+
+ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *config, ht_comm *comm, ht_error *err) {
+    *setup = (ht_train_setup){.comm = comm};
+    ht_status status = open_backend(setup, config, err);
     if (status == HT_OK) status = ht_backend_choose_dtype(setup->be, (ht_dtype_choice)config->dtype, err);
     if (status == HT_OK && config->profile && !config->dry_run) status = ht_profile_start(setup->be, err);
     if (status != HT_OK) return status;

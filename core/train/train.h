@@ -6,13 +6,18 @@
  * training state, signals, the final model folder. A run killed anywhere and resumed ends with the same bits
  * as one that never stopped.
  *
+ * A run may have several ranks (core/comm): each accumulates its part of every step, gradients are summed, and all do
+ * the same update. Rank 0 alone writes: folder, metrics, database, what people read.
+ *
  * A stage's command runs in this order:
+ *   ht_comm_open            alone, or one of several
  *   ht_train_check_out      before any work: the folder can be written, and holds no other run
  *   ht_train_setup_open     backend
  *   ht_train_setup_take     plans memory, then takes it: ht_train_load_model for each model, ht_trainable_init,
  *                           ht_activations_init, ...; with --dry-run it only plans
  *   ht_train_run_task       seals the arena and trains; with --dry-run prints the plan
  *   ht_train_setup_close
+ *   ht_comm_close
  */
 #ifndef HT_TRAIN_TRAIN_H
 #define HT_TRAIN_TRAIN_H
@@ -21,6 +26,7 @@
 
 #include "core/backend/profile.h"
 #include "core/checkpoint/model_folder.h"
+#include "core/comm/comm.h"
 #include "core/config/config.h"
 #include "core/optim/adamw.h"
 #include "core/store/store.h"
@@ -122,15 +128,16 @@ typedef enum ht_train_out {
  * a run or a model and --resume is not given. --resume on an empty folder starts from the beginning and says
  * so.
  */
-ht_status ht_train_check_out(const ht_train_config *config, ht_train_out *state, ht_error *err);
+ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_error *err);
 
-/* Backend and arena of a command. Zeroed on failure. */
+/* Backend and arena of a command, and the ranks it runs on. Zeroed on failure. A GPU backend takes the rank's own GPU. */
 typedef struct ht_train_setup {
+    ht_comm *comm; /* borrowed */
     ht_backend *be;
     ht_arena arena; /* planning until ht_train_setup_take has seen that the plan fits */
     int dry_run;
 } ht_train_setup;
-ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *config, ht_error *err);
+ht_status ht_train_setup_open(ht_train_setup *setup, const ht_train_config *config, ht_comm *comm, ht_error *err);
 void ht_train_setup_close(ht_train_setup *setup); /* of a zeroed one: does nothing */
 
 /*
@@ -204,8 +211,9 @@ typedef struct ht_train_task {
     int64_t
         checkpoint_stride; /* states are saved at multiples of it only (PPO: steps an iteration); 0 is 1 */
     /*
-     * Accumulates the gradients of models[model] over the whole step `step`, on zeroed gradients; called for each
-     * model in turn, which is updated before the next one's call. Sets metrics, among them "loss" (of the first
+     * Accumulates the gradients of this rank's part of step `step` for models[model], on zeroed gradients; called for
+     * each model in turn, which is updated before the next one's call. Losses are means over the whole step, so that the
+     * ranks' gradients add up. Sets metrics of the whole step, the same on every rank, among them "loss" (of the first
      * call; checked to be finite after each) and "tokens" (processed; the progress line's rate). The first call may
      * return HT_INTERRUPTED or HT_TERMINATED (ht_stop_requested) when it has changed nothing that `save` saves: the
      * state before the step is kept.
@@ -214,9 +222,9 @@ typedef struct ht_train_task {
     /* After the update of `step`; may be NULL. */
     ht_status (*after_step)(void *self, int64_t step, ht_metrics *metrics, ht_error *err);
     /* Held-out evaluation after `updates` updates; may be NULL. Sets *stop to end the run early (ignored at
-     * 0). Metric names start with "eval_". */
+     * 0), on all ranks or on none. Metric names start with "eval_". */
     ht_status (*evaluate)(void *self, int64_t updates, ht_metrics *metrics, int *stop, ht_error *err);
-    /* The task's own state (early stopping, running statistics), saved and restored exactly; may be NULL. */
+    /* The task's own state (early stopping, running statistics), saved by rank 0 and restored exactly; may be NULL. */
     ht_status (*save)(void *self, json_t *values, ht_error *err);
     ht_status (*load)(void *self, const json_t *values, ht_error *err);
 } ht_train_task;

@@ -76,6 +76,7 @@ checked() {
 for script in bench/run bench/gpu tests/gpu/run; do eval "$script() { [ -x '$root/$script' ]; }"; done
 for program in cmake ctest python python3 pip venv/bin/python venv/bin/pip; do eval "$program() { checked \"\$@\"; }"; done
 command -v jq > /dev/null || jq() { cat "${@: -1}"; } # no package that building needs; any text serves
+command -v mpirun > /dev/null || mpirun() { "${@:3}"; } # -n N PROGRAM...: once
 END
 
 # run_page PAGE FOLDER: runs the page's commands there; the script has the page's line numbers
@@ -97,7 +98,7 @@ helps() { # every program's help, and those of its commands
     done
 }
 helps | sed -E 's/--\[no-\]([a-z-]+)/--\1 --no-\1/' > "$work/help"
-grep -oE -- '--[a-z][a-z-]+' "$work/help" | sort -u > "$work/options"
+{ grep -oE -- '--[a-z][a-z-]+' "$work/help"; printf '%s\n' --mca --map-by --mpi --kill-on-bad-exit; } | sort -u > "$work/options" # the last are launchers'
 grep -oE '^  [a-z]+\.[a-z0-9_]+' "$work/help" | tr -d ' ' | sort -u > "$work/keys"
 sections=$(cut -d. -f1 "$work/keys" | sort -u | paste -sd '|')
 

@@ -41,7 +41,8 @@ same() {
 }
 
 # signal_at SIGNAL FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then sends the signal; $code is the
-# exit code. A run that ended before the signal came is done again.
+# exit code. A run that ended before the signal came is done again. The signal goes to the process whose number is in the file
+# $pid_file, where that is set.
 signal_at() {
     local signal=$1 folder=$2 step=$3 pid try
     shift 3
@@ -52,7 +53,7 @@ signal_at() {
         while kill -0 $pid 2> /dev/null && ! grep -q "\"step\":$step," "$folder/metrics.jsonl" 2> /dev/null; do
             sleep 0.002
         done
-        kill "-$signal" $pid 2> /dev/null
+        kill "-$signal" "$(cat "${pid_file:-/dev/null}" 2> /dev/null | grep . || echo $pid)" 2> /dev/null
         wait $pid 2> /dev/null
         code=$?
         [ $code = 0 ] || return 0

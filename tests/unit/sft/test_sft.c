@@ -368,7 +368,7 @@ static void test_sft__order_is_a_permutation_of_seed_and_epoch(void **state) {
     int64_t at = 0;
     for (int64_t step = 0; step < plan.steps; step++) {
         int64_t first, end;
-        ht_sft_plan_step(&plan, step, &first, &end);
+        ht_sft_plan_step(&plan, step, NULL, &first, &end);
         assert_int_equal(first, at);
         assert_true(end > first);
         at = end;
@@ -491,7 +491,7 @@ static void test_sft__loss_is_the_mean_over_the_step(void **state) {
         double sum = 0, weight = 0, mean_of_means = 0;
         DO(ht_sft_accumulate(&whole.trainer, step, 0, &a, &err_));
         DO(ht_sft_accumulate(&cut.trainer, step, 0, &b, &err_));
-        ht_sft_plan_step(&whole.plan, step, &first, &end);
+        ht_sft_plan_step(&whole.plan, step, NULL, &first, &end);
         for (int64_t i = first; i < end; i++) {
             int64_t index = whole.plan.order[i], targets;
             double w = (double)whole.data.train.weights[index], nll = example_nll(&whole, index, &targets);

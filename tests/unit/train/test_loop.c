@@ -151,9 +151,9 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
     ht_status status = HT_OK;
     ht_train_setup setup = {.be = NULL};
     ht_train_out state;
-    HT_TRY(ht_train_check_out(config, &state, err));
+    HT_TRY(ht_train_check_out(config, NULL, &state, err));
     if (state == HT_TRAIN_OUT_FINISHED) goto done;
-    HT_TRY(ht_train_setup_open(&setup, config, err));
+    HT_TRY(ht_train_setup_open(&setup, config, NULL, err));
     w->config = config;
     HT_TRY(ht_train_setup_take(&setup, &(ht_train_memory){w, open_models, close_models}, err));
     ht_train_task task = {.self = w,

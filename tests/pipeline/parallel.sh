@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Several ranks with the real programs at miniature size: the results of one rank to rounding, the same bits every time, also
+# when a rank was killed and the run resumed; and that nobody waits for a rank that has failed, was killed, or was asked to stop.
+# Usage: parallel.sh BUILD_FOLDER
+. tests/pipeline/lib.sh parallel "$1" halter-ppo halter-rejection halter-reward halter-sft halter-annotations
+command -v mpirun > /dev/null || { echo "skipped: mpirun is not here"; exit 77; }
+mpirun -n 2 "$bin/halter-sft" --text none --out "$work/none" 2>&1 | grep -q "MPI is not built into" && { echo "skipped: MPI is not built in"; exit 77; }
+
+# start RANKS COMMAND...: under mpirun; each rank notes its process in $work/pid.RANK
+start() {
+    local ranks=$1
+    shift
+    # shellcheck disable=SC2016 # the ranks' shell expands it
+    mpirun -n "$ranks" bash -c 'echo $$ > "$0/pid.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; exec "$@"' "$work" "$@"
+}
+
+# numbers FILE: the weights of a model.safetensors in f32, one a line
+numbers() { od -An -v -t f4 -w4 -j $((8 + $(od -An -t u8 -N 8 "$1"))) "$1"; }
+
+# alike FOLDER_A FOLDER_B: what two numbers of ranks make of one run. Every update rounds gradient, both moments and weight: the weights
+# may be that many units of 2^-24 apart (in 2-norm, relative); losses by the tolerance of f32 operations, 1e-5.
+alike() {
+    local steps
+    steps=$(sed -n '$s/^{"step":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl")
+    paste <(numbers "$1/model.safetensors") <(numbers "$2/model.safetensors") |
+        awk -v steps="$steps" '{ apart += ($1 - $2) ^ 2; all += $1 ^ 2 } END { print sqrt(apart / all); exit !(apart / all <= (4 * steps * 2 ^ -24) ^ 2) }' \
+            > "$work/apart" || fail "weights of $1 and $2 are $(cat "$work/apart") apart after $steps steps"
+    paste <(grep -o '"[a-z_]*loss":[^,}]*' "$1/metrics.jsonl") <(grep -o '"[a-z_]*loss":[^,}]*' "$2/metrics.jsonl") | tr ':' '\t' |
+        awk '{ d = $2 - $4; if ($1 != $3 || d ^ 2 > 1e-10 * (1 + $2 ^ 2)) { print; wrong = 1 } } END { exit !NR || wrong }' > "$work/apart" ||
+        fail "losses of $1 and $2: $(head -n 1 "$work/apart")"
+    for key in tokens targets examples pairs labelled; do
+        [ "$(grep -o "\"$key\":[^,}]*" "$1/metrics.jsonl")" = "$(grep -o "\"$key\":[^,}]*" "$2/metrics.jsonl")" ] || fail "$key of $1 and $2"
+    done
+}
+
+# --- data and models of one rank
+awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six", w, " ");
+    for (d = 0; d < 36; d++) { a = w[d % 6 + 1] " " w[int(d / 6) + 1]; kind = d % 3 ? "helpfulness" : "safety";
+        printf "say %s,kindly said %s please,shouting %s,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, d % 3 ? "" : "chosen_safe", kind, d % 4 ? "train" : "test" } }' \
+    > "$work/pairs.csv"
+tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
+expect 0 "36 taken" "$bin/halter-annotations" import --db "$work/p.db" "$work/pairs.csv"
+sft=("$bin/halter-sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1)
+reward=("$bin/halter-reward" train --config tests/pipeline/reward-train.yaml --db "$work/p.db" --model "$work/sft-1" --threads 1
+    --set reward.own_share=1 --set train.save_every=1)
+ppo=("$bin/halter-ppo" --config tests/pipeline/ppo.yaml --db "$work/p.db" --model "$work/sft-1" --helpful "$work/helpful" --safe "$work/reward-1"
+    --threads 1)
+expect 0 "model in" "${sft[@]}" --out "$work/sft-1"
+expect 0 "model in" "${reward[@]}" --out "$work/reward-1"
+expect 0 "model in" "${reward[@]}" --set reward.kind=helpfulness --set data.epochs=1 --out "$work/helpful"
+expect 0 "model in" "${ppo[@]}" --out "$work/ppo-1"
+
+# --- two ranks: one rank's result, the same bits every time, also after a kill and a resume; only rank 0 speaks
+stage() { # NAME STEP RANK COMMAND...: killed when the row of STEP is there
+    local name=$1 step=$2 rank=$3
+    shift 3
+    expect 0 "2 ranks, 1 threads each" start 2 "$@" --out "$work/$name-2"
+    [ "$(grep -c "model in" "$work/output")" -eq 1 ] || fail "$name: said $(grep -c "model in" "$work/output") times"
+    alike "$work/$name-1" "$work/$name-2"
+    expect 0 "model in" start 2 "$@" --out "$work/$name-again"
+    same "$work/$name-2" "$work/$name-again"
+    pid_file=$work/pid.$rank kill_at "$work/$name-killed" "$step" start 2 "$@"
+    [ "$code" -eq 137 ] || fail "$name: exit code $code after rank $rank was killed"
+    grep -q "rank $rank.* signal 9" "$work/output" || fail "$name: nobody says that rank $rank was killed"
+    expect 0 "going on from step" start 2 "$@" --out "$work/$name-killed" --resume
+    same "$work/$name-2" "$work/$name-killed"
+}
+stage sft 12 1 "${sft[@]}"
+stage reward 3 0 "${reward[@]}"
+stage ppo 6 1 "${ppo[@]}"
+samples() { sqlite3 "$work/p.db" 'select count(*) from response where step is not null'; }
+before=$(samples)
+expect 0 "model in" start 2 "${ppo[@]}" --out "$work/ppo-samples"
+[ $(($(samples) - before)) -eq 12 ] || fail "$(($(samples) - before)) samples of a run, not 4 of each of 3 iterations"
+
+# parts of unlike size, and with more ranks than a step has sequences some without any
+expect 0 "3 ranks" start 3 "${sft[@]}" --out "$work/sft-3"
+alike "$work/sft-1" "$work/sft-3"
+expect 0 "model in" "${sft[@]}" --set data.batch_size=1 --set data.max_steps=5 --out "$work/few-1"
+expect 0 "model in" start 3 "${sft[@]}" --set data.batch_size=1 --set data.max_steps=5 --out "$work/few-3"
+alike "$work/few-1" "$work/few-3"
+
+# --- a signal to one rank: all end the step, the exit code says which signal; resumed by another number of ranks
+pid_file=$work/pid.1 signal_at TERM "$work/stopped" 7 start 2 "${sft[@]}"
+[ "$code" -eq 143 ] || fail "exit code $code after SIGTERM to rank 1"
+grep -q "the state of step .* is saved" "$work/output" || fail "a stop that saves nothing"
+cp -r "$work/stopped" "$work/stopped-1"
+expect 0 "going on from step" start 2 "${sft[@]}" --out "$work/stopped" --resume
+same "$work/sft-2" "$work/stopped"
+expect 0 "going on from step" "${sft[@]}" --out "$work/stopped-1" --resume
+alike "$work/sft-1" "$work/stopped-1"
+
+# --- rejection sampling: the samples of one rank, bit for bit, and their scores to rounding
+reject=("$bin/halter-rejection" --config tests/pipeline/rejection-sample.yaml --model "$work/sft-1" --helpful "$work/helpful" --safe "$work/reward-1"
+    --threads 1 --round 1 --set sample.k=4)
+cp "$work/p.db" "$work/two.db"
+expect 0 "chosen" "${reject[@]}" --db "$work/p.db"
+expect 0 "chosen" start 2 "${reject[@]}" --db "$work/two.db"
+[ "$(grep -c "chosen .* responses" "$work/output")" -eq 1 ] || fail "the report of rejection sampling is printed by several ranks"
+sampled="select dialog_id, k, text, tokens, logprob, finish from response where k is not null and run_id is null order by dialog_id, k"
+[ "$(sqlite3 "$work/p.db" "$sampled")" = "$(sqlite3 "$work/two.db" "$sampled")" ] || fail "two ranks sample something else"
+scored="select score.model_id, response_id, value from score join response on response.id = response_id where run_id is null order by 1, 2"
+paste <(sqlite3 -separator ' ' "$work/p.db" "$scored") <(sqlite3 -separator ' ' "$work/two.db" "$scored") |
+    awk '{ if ($1 != $4 || $2 != $5 || ($3 - $6) ^ 2 > 1e-10 * (1 + $3 ^ 2)) wrong = 1 } END { exit !NR || wrong }' || fail "two ranks score differently"
+expect 0 "are there already" start 2 "${reject[@]}" --db "$work/two.db"
+
+# --- failures: one rank's ends all, with its message and exit code
+tune=("${sft[@]}" --model "$work/sft-1")
+expect 4 "error: rank 1: cannot open \"$work/missing.txt\"" mpirun -n 1 "${tune[@]}" --out "$work/x" : -n 1 "${tune[@]}" --out "$work/x" --text "$work/missing.txt"
+expect 3 "rank 1: the data read by rank 0 is another" mpirun -n 1 "${tune[@]}" --out "$work/x" : -n 1 "${tune[@]}" --out "$work/x" --set data.holdout=0.5
+expect 4 "missing.txt" start 2 "${tune[@]}" --out "$work/x" --text "$work/missing.txt"
+expect 2 "holds a model" start 2 "${sft[@]}" --out "$work/sft-1"
+[ "$(grep -c "holds a model" "$work/output")" -eq 1 ] || fail "an error that all ranks have is said by several"
+expect 0 "finished" start 2 "${sft[@]}" --out "$work/sft-1" --resume
+expect 0 "steps 33" start 2 "${sft[@]}" --out "$work/x" --dry-run
+[ ! -e "$work/x" ] || fail "a refused run left a folder"
+# N processes that do not know of each other are refused
+expect 2 "runs as one" start 2 "$bin/halter-annotations" stats --db "$work/p.db"
+expect 2 "runs as one" start 2 "$bin/halter-reward" evaluate --db "$work/p.db" --model "$work/reward-1"
+PMI_SIZE=2 expect 2 "MPI has brought 1 together" "${tune[@]}" --out "$work/x"
+finish
