@@ -82,10 +82,10 @@ HT_INLINE ht_lanes ht_lanes_larger(ht_lanes a, ht_lanes b) {
 
 /* Lanes moved down by 8, 4, 2 or 1, round the end. */
 HT_INLINE ht_lanes ht_lanes_down(const int by, ht_lanes x) {
-    return by == 8   ? __builtin_shuffle(x, (ht_lanes_index){8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7})
-           : by == 4 ? __builtin_shuffle(x, (ht_lanes_index){4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11})
-           : by == 2 ? __builtin_shuffle(x, (ht_lanes_index){2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13})
-                     : __builtin_shuffle(x, (ht_lanes_index){1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+    return by == 8   ? HT_SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+           : by == 4 ? HT_SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+           : by == 2 ? HT_SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+                     : HT_SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
 }
 
 /* Sum and largest of the 16 lanes, by a fixed tree. */

@@ -61,12 +61,19 @@ HT_INLINE ht_lanes ht_pair_up(ht_lanes low, ht_lanes high) {
 
 /* --- exchanges of lanes ----------------------------------------------------------------------------------- */
 
+/* Lanes of two vectors end to end, by constant indices. GCC before 12 has only the one builtin, Clang only the other. */
+#ifdef __clang__
+#define HT_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define HT_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ht_lanes_index){__VA_ARGS__})
+#endif
+
 /* a0 b0 a1 b1 .. of the lower halves, and of the upper ones. */
 HT_INLINE ht_lanes ht_interleave_low(ht_lanes a, ht_lanes b) {
-    return __builtin_shuffle(a, b, (ht_lanes_index){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+    return HT_SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
 }
 HT_INLINE ht_lanes ht_interleave_high(ht_lanes a, ht_lanes b) {
-    return __builtin_shuffle(a, b, (ht_lanes_index){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+    return HT_SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 
 /* Four perfect shuffles transpose a 16 x 16 matrix. (Loops are unrolled: an index that is not constant would put the
