@@ -12,10 +12,10 @@
 #include <stdint.h>
 
 #include "core/base/error.h"
+#include "core/base/lines.h"
 #include "core/store/store.h"
 
-#define HT_ANNOTATION_LIMIT                                                                                  \
-    ((size_t)16 << 20) /* bytes of a row; a longer one is a forgotten quote, most likely */
+#define HT_ANNOTATION_LIMIT HT_LINE_BYTES_MAX /* of a row, of many lines or one; a longer one is a forgotten quote, most likely */
 
 /* Columns by the name they have in files. */
 #define HT_COLUMN_MAP(X)                                                                                     \

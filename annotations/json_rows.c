@@ -11,6 +11,7 @@
 #include <jansson.h>
 
 #include "annotations/rows.h"
+#include "core/base/lines.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/tokenizer/text.h"
@@ -33,7 +34,7 @@ ht_status ht_json_rows_open(ht_json_rows **out, ht_row_format format, ht_source 
     ht_status status = ht_calloc(out, 1, sizeof **out, err);
     if (status != HT_OK) return status;
     (*out)->format = format;
-    (*out)->lines = (ht_line_reader){.source = source, .limit = HT_ANNOTATION_LIMIT};
+    (*out)->lines = (ht_line_reader){.read = ht_source_read, .source = source, .limit = HT_ANNOTATION_LIMIT};
     (*out)->names = names;
     (*out)->where = where;
     return HT_OK;

@@ -128,7 +128,8 @@ static ht_status start(ht_source *source, ht_error *err) {
     return HT_OK;
 }
 
-ht_status ht_source_read(ht_source *source, const char **data, size_t *size, ht_error *err) {
+ht_status ht_source_read(void *self, const char **data, size_t *size, ht_error *err) {
+    ht_source *source = self;
     ht_status status = HT_OK;
     int first = !source->started;
     *data = source->plain;
@@ -146,44 +147,4 @@ ht_status ht_source_read(ht_source *source, const char **data, size_t *size, ht_
     }
 done:
     return status;
-}
-
-ht_status ht_line_next(ht_line_reader *reader, const char **line, size_t *size, int *found, ht_error *err) {
-    ht_status status;
-    int ended = 0;
-    *line = NULL;
-    *size = 0;
-    *found = 0;
-    while (!ended) {
-        if (reader->rest_size == 0) {
-            HT_TRY(ht_source_read(reader->source, &reader->rest, &reader->rest_size, err));
-            if (reader->rest_size == 0) break;
-        }
-        const char *end = memchr(reader->rest, '\n', reader->rest_size);
-        size_t taken = end ? (size_t)(end - reader->rest) : reader->rest_size;
-        if (*size + taken <= reader->limit) {
-            HT_TRY(ht_grow(&reader->buffer, &reader->capacity, *size + taken + 1, 1, err));
-            memcpy(reader->buffer + *size, reader->rest, taken);
-        }
-        *size += taken;
-        *found = 1;
-        ended = end != NULL;
-        reader->rest += taken + (size_t)ended;
-        reader->rest_size -= taken + (size_t)ended;
-    }
-    reader->number += *found;
-    if (!*found || *size > reader->limit) return HT_OK;
-    if (*size && reader->buffer[*size - 1] == '\r') --*size;
-    reader->buffer[*size] = '\0';
-    *line = reader->buffer;
-    return HT_OK;
-done:
-    *found = 0;
-    return status;
-}
-
-void ht_line_release(ht_line_reader *reader) {
-    free(reader->buffer);
-    reader->buffer = NULL;
-    reader->capacity = 0;
 }

@@ -22,30 +22,14 @@ ht_status ht_source_open(ht_source **out, const char *path, ht_error *err);
 
 /*
  * *data = the next bytes, borrowed until the next call; *size = 0 at the end. A byte order mark of UTF-8 is
- * left out. HT_ERR_DATA for UTF-16 and for compressed data that is damaged or cut; HT_ERR_IO.
+ * left out. HT_ERR_DATA for UTF-16 and for compressed data that is damaged or cut; HT_ERR_IO. `source` is an
+ * ht_source: the form that a line reader (core/base/lines.h) wants.
  */
-ht_status ht_source_read(ht_source *source, const char **data, size_t *size, ht_error *err);
+ht_status ht_source_read(void *source, const char **data, size_t *size, ht_error *err);
 
 /* The 128-bit hash of the file's bytes as stored (compressed or not); all of it has been read. */
 void ht_source_hash(const ht_source *source, char out[HT_HASH_LEN]);
 
 void ht_source_free(ht_source *source); /* NULL is fine */
-
-/*
- * Lines of a source. *line = the next one without its line end (LF or CRLF), NUL-terminated, borrowed until
- * the next call; a line above `limit` bytes gives *line NULL and its *size all the same. *found = 0 at the
- * end.
- */
-typedef struct ht_line_reader {
-    ht_source *source; /* borrowed */
-    size_t limit;
-    int64_t number; /* of the line given last, from 1 */
-    char *buffer;
-    size_t capacity;
-    const char *rest; /* of the chunk */
-    size_t rest_size;
-} ht_line_reader;
-ht_status ht_line_next(ht_line_reader *reader, const char **line, size_t *size, int *found, ht_error *err);
-void ht_line_release(ht_line_reader *reader);
 
 #endif

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "chat/session.h"
-#include "core/base/files.h"
 #include "core/base/json.h"
+#include "core/base/lines.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -84,28 +84,25 @@ done:
 
 static ht_status read_lines(const ht_session *session, lines *l, ht_error *err) {
     ht_status status = HT_OK;
-    const char *path = session->config->input;
-    char *data = NULL;
-    size_t size = 0;
-    int64_t number = 0;
-    HT_TRY(ht_file_read(path, &data, &size, err));
-    for (const char *at = data, *end = data + size; at < end;) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        if (!stop) stop = end;
-        number++;
-        size_t blank = 0, length = (size_t)(stop - at);
-        while (blank < length && strchr(" \t\r", at[blank]) && at[blank])
-            blank++;
-        if (blank < length) status = read_line(session, at, length, l, err);
+    const char *path = session->config->input, *line;
+    ht_text_file file;
+    ht_line_reader reader = {.read = ht_text_file_read, .source = &file, .limit = HT_LINE_BYTES_MAX};
+    HT_TRY(ht_text_file_open(&file, path, err));
+    for (;;) {
+        size_t size;
+        int found;
+        status = ht_line_next_json(&reader, &line, &size, &found, err);
+        if (status == HT_OK && !found) break;
+        if (status == HT_OK) status = read_line(session, line, size, l, err);
         if (status != HT_OK) {
-            ht_fail_in(err, "%s:%" PRId64, path, number);
+            ht_fail_in(err, "%s:%" PRId64, path, reader.number);
             goto done;
         }
-        at = stop + 1;
     }
     if (l->count == 0) HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: no prompts", path));
 done:
-    free(data);
+    ht_line_release(&reader);
+    ht_text_file_close(&file);
     return status;
 }
 

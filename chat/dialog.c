@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "chat/session.h"
+#include "core/base/lines.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/signals.h"
@@ -56,6 +57,8 @@ static ht_status next_line(reader *r, char **line, ht_error *err) {
         if (r->size > seen) end = memchr(r->data + seen, '\n', r->size - seen);
         if (end || r->at_end) break;
         seen = r->size - r->start;
+        if (seen > HT_LINE_BYTES_MAX)
+            HT_TRY(ht_fail(err, HT_ERR_DATA, "a message of more than %zu bytes", HT_LINE_BYTES_MAX));
         if (r->start) memmove(r->data, r->data + r->start, seen);
         r->size = seen;
         r->start = 0;

@@ -1,7 +1,6 @@
 /*
  * halter-reward apply: scores of responses, of a database or of a file.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 #include <string.h>
 
 #include "core/base/json.h"
+#include "core/base/lines.h"
 #include "core/base/memory.h"
 #include "core/base/signals.h"
 #include "core/batch/batch.h"
@@ -165,19 +165,18 @@ done:
 
 static ht_status read_lines(lines *l, const char *path, ht_error *err) {
     ht_status status = HT_OK;
-    int is_stdin = strcmp(path, "-") == 0;
-    FILE *stream = is_stdin ? stdin : fopen(path, "r");
-    char *text = NULL;
-    size_t capacity = 0;
-    int64_t number = 0;
-    ssize_t size;
-    if (!stream) return ht_fail(err, HT_ERR_IO, "cannot open \"%s\": %s", path, strerror(errno));
-    while ((size = getline(&text, &capacity, stream)) >= 0) {
-        number++;
-        if (strspn(text, " \t\r\n") == (size_t)size) continue;
-        status = take_line(l, number, text, (size_t)size, err);
+    const char *line;
+    ht_text_file file;
+    ht_line_reader reader = {.read = ht_text_file_read, .source = &file, .limit = HT_LINE_BYTES_MAX};
+    HT_TRY(ht_text_file_open(&file, path, err));
+    for (;;) {
+        size_t size;
+        int found;
+        status = ht_line_next_json(&reader, &line, &size, &found, err);
+        if (status == HT_OK && !found) break;
+        if (status == HT_OK) status = take_line(l, reader.number, line, size, err);
         if (status != HT_OK) {
-            ht_fail_in(err, "%s:%" PRId64, path, number);
+            ht_fail_in(err, "%s:%" PRId64, path, reader.number);
             goto done;
         }
         if (l->sequences.count < SCORED_AT_ONCE) continue;
@@ -188,15 +187,11 @@ static ht_status read_lines(lines *l, const char *path, ht_error *err) {
             goto done;
         }
     }
-    if (ferror(stream)) {
-        status = ht_fail(err, HT_ERR_IO, "cannot read \"%s\": %s", path, strerror(errno));
-        goto done;
-    }
     HT_TRY(flush_lines(l, err));
     if (!l->scored) status = ht_fail(err, HT_ERR_DATA, "%s: there is nothing to score", path);
 done:
-    free(text);
-    if (!is_stdin) fclose(stream);
+    ht_line_release(&reader);
+    ht_text_file_close(&file);
     return status;
 }
 

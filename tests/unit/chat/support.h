@@ -108,19 +108,20 @@ static inline outcome run_chat_to(const world *w, const char *input, const char 
     size_t argument_count = 0;
     char *argv[32] = {(char *)"halter-chat", (char *)"--model", (char *)w->model, (char *)"--threads",
                       (char *)"1"};
-    int argc = 5, ends[2];
+    int argc = 5;
     for (; words && *words; words++)
         argv[argc++] = (char *)*words;
     said[0] = '\0';
     o.status =
         ht_config_parse(&ht_chat_command, argc, argv, &config, &resolved, &arguments, &argument_count, &err);
     if (o.status == HT_OK) {
-        assert_int_equal(pipe(ends), 0);
-        assert_int_equal(write(ends[1], input, strlen(input)), strlen(input));
-        close(ends[1]);
-        ht_chat_streams streams = {.in = ends[0], .out = out};
+        FILE *in = tmpfile();
+        assert_non_null(in);
+        assert_int_equal(fwrite(input, 1, strlen(input), in), strlen(input));
+        rewind(in);
+        ht_chat_streams streams = {.in = fileno(in), .out = out};
         o.status = ht_chat_run(&config, &streams, &err);
-        close(ends[0]);
+        fclose(in);
     }
     memcpy(o.message, err.message, sizeof o.message);
     json_decref(resolved);

@@ -1,5 +1,7 @@
 #include "tests/unit/chat/support.h"
 
+#include "core/base/lines.h"
+
 static json_t *parse(const char *text) {
     json_error_t problem;
     json_t *value = json_loads(text, 0, &problem);
@@ -219,6 +221,15 @@ static void test_chat__a_bad_message_is_named(void **state) {
     assert_int_equal(o.status, HT_ERR_DATA);
     assert_memory_equal(o.message, "message 1: ", 11);
     outcome_release(&o);
+    char *endless = malloc(2 * HT_LINE_BYTES_MAX);
+    assert_non_null(endless);
+    memset(endless, 'a', 2 * HT_LINE_BYTES_MAX - 1);
+    endless[2 * HT_LINE_BYTES_MAX - 1] = '\0';
+    o = RUN(w, endless, "--max-new-tokens", "3");
+    assert_int_equal(o.status, HT_ERR_DATA);
+    assert_string_equal(o.message, "message 1: a message of more than 16777216 bytes");
+    outcome_release(&o);
+    free(endless);
 }
 
 /* --- files ------------------------------------------------------------------------------------------------
@@ -306,7 +317,13 @@ static void test_chat__bad_lines_are_named(void **state) {
         assert_int_equal(o.size, 0);
         outcome_release(&o);
     }
-    outcome o = RUN(w, "", "--input", input_file(w, "\n \n"));
+    const char *long_line = input_file(w, "");
+    assert_int_equal(truncate(long_line, (off_t)HT_LINE_BYTES_MAX + 1), 0);
+    outcome o = RUN(w, "", "--input", long_line);
+    assert_int_equal(o.status, HT_ERR_DATA);
+    assert_non_null(strstr(o.message, "input.jsonl:1: a line of 16777217 bytes is above the limit of 16777216"));
+    outcome_release(&o);
+    o = RUN(w, "", "--input", input_file(w, "\n \n"));
     assert_int_equal(o.status, HT_ERR_DATA);
     assert_non_null(strstr(o.message, "no prompts"));
     outcome_release(&o);
