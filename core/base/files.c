@@ -168,7 +168,7 @@ ht_status ht_folder_commit(const char *temporary, const char *path, ht_error *er
 
 /* ---- reading ---- */
 
-ht_status ht_file_read(const char *path, char **data, size_t *size, ht_error *err) {
+ht_status ht_file_read_limited(const char *path, size_t limit, char **data, size_t *size, ht_error *err) {
     char *bytes = NULL;
     size_t capacity = 0, used = 0;
     struct stat info;
@@ -182,7 +182,8 @@ ht_status ht_file_read(const char *path, char **data, size_t *size, ht_error *er
         goto done;
     }
     /* The size is a hint: pipes have none, and a file may grow. */
-    size_t hint = S_ISREG(info.st_mode) ? (size_t)info.st_size + 2 : COPY_BYTES;
+    size_t hint = S_ISREG(info.st_mode) ? (size_t)info.st_size : COPY_BYTES;
+    hint = (hint < limit ? hint : limit) + 2;
     for (;;) {
         HT_TRY(ht_grow(&bytes, &capacity, used + 2 > hint ? used + 2 : hint, 1, err));
         ssize_t got = read(fd, bytes + used, capacity - used - 1);
@@ -193,6 +194,10 @@ ht_status ht_file_read(const char *path, char **data, size_t *size, ht_error *er
         }
         if (got == 0) break;
         used += (size_t)got;
+        if (used > limit) {
+            status = ht_fail(err, HT_ERR_DATA, "\"%s\" is above the limit of %zu bytes", path, limit);
+            goto done;
+        }
     }
     bytes[used] = '\0';
     *data = bytes;
@@ -202,6 +207,10 @@ done:
     free(bytes);
     close(fd);
     return status;
+}
+
+ht_status ht_file_read(const char *path, char **data, size_t *size, ht_error *err) {
+    return ht_file_read_limited(path, SIZE_MAX, data, size, err);
 }
 
 ht_status ht_file_map_open(ht_file_map *map, const char *path, ht_error *err) {

@@ -33,6 +33,8 @@ ht_status ht_folder_check_writable(const char *path, ht_error *err);
 
 /* Whole file in memory, NUL-terminated beyond *size; released with free(). */
 ht_status ht_file_read(const char *path, char **data, size_t *size, ht_error *err);
+/* The same for a file that someone else may have written: HT_ERR_DATA as soon as it is above `limit` bytes. */
+ht_status ht_file_read_limited(const char *path, size_t limit, char **data, size_t *size, ht_error *err);
 
 /* Read-only memory map of a whole file. Empty files give data NULL, size 0. */
 typedef struct ht_file_map {

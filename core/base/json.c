@@ -9,7 +9,7 @@ ht_status ht_json_read(const char *path, json_t **out, ht_error *err) {
     char *text = NULL;
     size_t size = 0;
     *out = NULL;
-    ht_status status = ht_file_read(path, &text, &size, err);
+    ht_status status = ht_file_read_limited(path, HT_JSON_BYTES_MAX, &text, &size, err);
     if (status != HT_OK) return status;
     json_error_t problem;
     *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &problem);

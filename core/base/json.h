@@ -10,7 +10,12 @@
 
 #include "core/base/error.h"
 
-/* *out = parsed file, to be released with json_decref. Errors name file, line and column (HT_ERR_DATA). */
+/* Bytes of a JSON file: the index of a model of many thousand tensors is a megabyte, and values take some thirty times
+ * the memory of the shortest text for them. */
+#define HT_JSON_BYTES_MAX ((size_t)16 << 20)
+
+/* *out = parsed file, to be released with json_decref. HT_ERR_DATA names file, line and column, or the limit; nesting is
+ * limited by jansson, to 2048. */
 ht_status ht_json_read(const char *path, json_t **out, ht_error *err);
 
 /* Writes `value` (borrowed), indented by 2, keys in insertion order, atomically. */

@@ -6,8 +6,8 @@
  * on the command line by `--set optim.lr=2e-5`, as can be any key. Values are taken from the defaults, then the file
  * given by --config, then the command line from left to right.
  *
- * A configuration file is one YAML document of nested mappings, scalars and lists of scalars; anchors, aliases, tags
- * and nulls are refused. It may hold keys of the program's command only; an unknown key, a duplicate key, a wrong
+ * A configuration file is one YAML document of nested mappings, scalars and lists of scalars, of at most 1 MiB
+ * (HT_ERR_DATA above); anchors, aliases, tags and nulls are refused. It may hold keys of the program's command only; an unknown key, a duplicate key, a wrong
  * type or a value out of range is HT_ERR_USAGE with file, line, value, what is allowed and, for keys, the nearest
  * known one:
  *   configs/tiny/sft.yaml:12: optim.lr = "2e5" is above 1

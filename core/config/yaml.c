@@ -6,7 +6,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <yaml.h>
 
@@ -240,25 +239,16 @@ static ht_status read_stream(reader *r, ht_error *err) {
 
 ht_status ht_config_read_yaml(const ht_config_table *table, const char *path, ht_error *err) {
     reader r = {.table = table, .file = path};
-    struct stat info;
     char *text = NULL;
     size_t size = 0;
-    if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) size = (size_t)info.st_size;
-    if (size <= FILE_BYTES_MAX) {
-        ht_status status = ht_file_read(path, &text, &size, err);
-        if (status != HT_OK) return status;
-    }
-    if (size > FILE_BYTES_MAX) {
-        free(text);
-        return ht_fail(err, HT_ERR_USAGE, "%s: %zu bytes; a configuration has at most %zu", path, size,
-                       FILE_BYTES_MAX);
-    }
+    ht_status status = ht_file_read_limited(path, FILE_BYTES_MAX, &text, &size, err);
+    if (status != HT_OK) return status;
     if (!yaml_parser_initialize(&r.parser)) {
         free(text);
         return ht_fail(err, HT_ERR_NOMEM, "%s: no memory to parse it", path);
     }
     yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, size);
-    ht_status status = read_stream(&r, err);
+    status = read_stream(&r, err);
     yaml_parser_delete(&r.parser);
     for (size_t i = 0; i < r.section_count; i++)
         free(r.sections[i].path);

@@ -9,6 +9,9 @@
 #include "core/tokenizer/sentencepiece.h"
 
 #define TEXT_MAX ((size_t)1 << 30) /* the library counts in int */
+/* Of a model: those of the largest vocabularies (256,000 pieces) have 4 MB; the library takes many times the memory of a
+ * file that is pieces without text. */
+#define FILE_BYTES_MAX ((size_t)64 << 20)
 
 static const char space_piece[] = "\xE2\x96\x81"; /* U+2581, a space inside pieces */
 static const char replacement[] = "\xEF\xBF\xBD"; /* U+FFFD */
@@ -102,7 +105,6 @@ static ht_status read_model(ht_tokenizer *t, const char *bytes, size_t size, ht_
     ht_spm_header header;
     ht_status status;
     if (size == 0) return ht_fail(err, HT_ERR_DATA, "the file is empty, not a sentencepiece model");
-    if (size > TEXT_MAX) return ht_fail(err, HT_ERR_DATA, "%zu bytes are too many for a tokenizer", size);
     HT_TRY(ht_spm_header_read(&header, bytes, size, err));
     if (header.whitespace_as_suffix)
         return ht_fail(err, HT_ERR_DATA, "models that treat white space as a suffix are not supported");
@@ -136,7 +138,7 @@ ht_status ht_tokenizer_open(ht_tokenizer **out, const char *path, ht_error *err)
     char *bytes = NULL;
     size_t size = 0;
     *out = NULL;
-    HT_TRY(ht_file_read(path, &bytes, &size, err));
+    HT_TRY(ht_file_read_limited(path, FILE_BYTES_MAX, &bytes, &size, err));
     HT_TRY(ht_calloc(&t, 1, sizeof *t, err));
     status = read_model(t, bytes, size, err);
     if (status != HT_OK) {

@@ -30,7 +30,7 @@ ht_status ht_ids_append(ht_ids *ids, const int32_t *more, size_t count, ht_error
  *
  * HT_ERR_IO when the file cannot be read. HT_ERR_DATA when it is empty, cut short or no SentencePiece model,
  * when it lacks BOS, EOS or UNK, when a piece is not UTF-8, or when it asks for what the toolkit does not do
- * (white space as suffix, a denormalizer): the message names the file.
+ * (white space as suffix, a denormalizer), or is above 64 MiB: the message names the file.
  */
 ht_status ht_tokenizer_open(ht_tokenizer **out, const char *path, ht_error *err);
 void ht_tokenizer_free(ht_tokenizer *tokenizer);

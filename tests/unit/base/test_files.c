@@ -95,6 +95,27 @@ static void test_files__write_and_read(void **state) {
     assert_content(path, "");
 }
 
+static void test_files__reading_stops_at_the_limit(void **state) {
+    (void)state;
+    const char *path = in_root("a"), *pipe = in_root("pipe");
+    char expected[300], *data;
+    size_t size;
+    write_text(path, "twelve bytes");
+    for (size_t limit = 0; limit < 14; limit++) {
+        ht_error err = HT_ERROR_INIT;
+        ht_status status = ht_file_read_limited(path, limit, &data, &size, &err);
+        assert_int_equal(status, limit < 12 ? HT_ERR_DATA : HT_OK);
+        snprintf(expected, sizeof expected, "\"%s\" is above the limit of %zu bytes", path, limit);
+        if (limit < 12) assert_string_equal(err.message, expected);
+        assert_int_equal(data != NULL, limit >= 12);
+        free(data);
+    }
+    /* what has no size is not read on without end */
+    ht_error err = HT_ERROR_INIT;
+    assert_int_equal(symlink("/dev/zero", pipe), 0);
+    assert_int_equal(ht_file_read_limited(pipe, 1000000, &data, &size, &err), HT_ERR_DATA);
+}
+
 static void test_files__nothing_is_seen_before_commit(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
@@ -330,6 +351,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_files__join),
         cmocka_unit_test(test_files__write_and_read),
+        cmocka_unit_test(test_files__reading_stops_at_the_limit),
         cmocka_unit_test(test_files__nothing_is_seen_before_commit),
         cmocka_unit_test(test_files__abandon_leaves_the_old_file),
         cmocka_unit_test(test_files__failed_writes_are_seen_at_commit),

@@ -70,6 +70,30 @@ static void test_json__errors_name_line_and_column(void **state) {
     assert_int_equal(ht_json_read("/nowhere/a.json", &value, &err), HT_ERR_IO);
 }
 
+/* What would fill the memory or the stack, and bytes that are no text. */
+static void test_json__hostile_files(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    json_t *value;
+    char *deep = malloc(100001);
+    assert_non_null(deep);
+    memset(deep, '[', 100000);
+    deep[100000] = '\0';
+    assert_int_equal(read_text(deep, &value, &err), HT_ERR_DATA);
+    assert_non_null(strstr(err.message, "maximum parsing depth reached"));
+    free(deep);
+    assert_int_equal(read_text("{\"a\": \"\xff\"}", &value, &err), HT_ERR_DATA);
+    assert_non_null(strstr(err.message, "unable to decode byte 0xff"));
+    assert_int_equal(read_text("{\"a\": \"\\u0000\"}", &value, &err), HT_ERR_DATA);
+    assert_non_null(strstr(err.message, "\\u0000"));
+    assert_int_equal(read_text("[9223372036854775808]", &value, &err), HT_ERR_DATA);
+    assert_int_equal(read_text("[1e999]", &value, &err), HT_ERR_DATA);
+    assert_int_equal(truncate(path, (off_t)HT_JSON_BYTES_MAX + 1), 0);
+    err = (ht_error)HT_ERROR_INIT;
+    assert_int_equal(ht_json_read(path, &value, &err), HT_ERR_DATA);
+    assert_non_null(strstr(err.message, "is above the limit of 16777216 bytes"));
+}
+
 /* A value JSON cannot hold must not leave a file. */
 static void test_json__write_failures(void **state) {
     (void)state;
@@ -145,6 +169,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json__round_trip_keeps_order_and_bits),
         cmocka_unit_test(test_json__errors_name_line_and_column),
+        cmocka_unit_test(test_json__hostile_files),
         cmocka_unit_test(test_json__write_failures),
         cmocka_unit_test(test_json__members),
     };

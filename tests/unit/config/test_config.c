@@ -382,10 +382,16 @@ static void test_config__unfit_files(void **state) {
     memset(text, '\n', size);
     text[size] = '\0';
     outcome o = PARSE(text);
-    snprintf(expected, sizeof expected, "%s: 1048577 bytes; a configuration has at most 1048576", yaml);
+    snprintf(expected, sizeof expected, "\"%s\" is above the limit of 1048576 bytes", yaml);
+    assert_int_equal(o.status, HT_ERR_DATA);
+    assert_string_equal(o.err.message, expected);
+    memset(text, '[', size - 1); /* one byte less is read, but nothing nests without end */
+    text[size - 1] = '\0';
+    o = PARSE(text);
+    snprintf(expected, sizeof expected, "%s:1: not a mapping of keys to values", yaml);
     assert_int_equal(o.status, HT_ERR_USAGE);
     assert_string_equal(o.err.message, expected);
-    text[size - 1] = '\0'; /* one byte less is fine */
+    memset(text, '\n', size - 1);
     o = PARSE(text);
     assert_accepted(&o);
     release(&o);

@@ -4,6 +4,7 @@
 #include "tests/unit/tokenizer/trained.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include "core/base/rng.h"
 
@@ -79,6 +80,8 @@ static void test_open__refuses_what_is_no_model(void **state) {
     write_file(path, "this is text, not a model", 25);
     assert_refused(path, HT_ERR_DATA, "not a sentencepiece model");
     assert_refused(f->folder, HT_ERR_IO, "");
+    assert_int_equal(truncate(path, ((off_t)64 << 20) + 1), 0);
+    assert_refused(path, HT_ERR_DATA, "is above the limit of 67108864 bytes");
 
     assert_ok(ht_file_read(f->model_path, &model, &size, &err), &err);
     /* Every cut is seen, also one between two fields of the file. */
