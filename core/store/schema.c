@@ -9,6 +9,9 @@
 
 #include "core/base/memory.h"
 
+/* Bytes of one value and of one row: an annotation has at most 16 MiB, and each byte of it may take six in JSON. */
+#define VALUE_BYTES_MAX (256 << 20)
+
 /*
  * One entry a version: what turns version i into i + 1. An entry is never changed once released, so that
  * every database ever written can be brought up to date.
@@ -142,6 +145,7 @@ static ht_status status_of(int code) {
     switch (code & 0xff) {
     case SQLITE_NOMEM:
         return HT_ERR_NOMEM;
+    case SQLITE_ERROR: /* all SQL is ours: a statement that does not fit is a schema that is not */
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
     case SQLITE_CONSTRAINT:
@@ -273,6 +277,15 @@ done:
     return status;
 }
 
+/* The file may come from anywhere: what its schema can do beyond holding tables is switched off (ours has no triggers,
+ * views or functions with side effects), and a value ends the read before it fills the memory. */
+static void distrust(sqlite3 *db) {
+    sqlite3_db_config(db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+    sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
+    sqlite3_db_config(db, SQLITE_DBCONFIG_ENABLE_VIEW, 0, NULL);
+    sqlite3_limit(db, SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX);
+}
+
 static ht_status set_journal(ht_store *store, ht_error *err) {
     sqlite3_stmt *stmt = NULL;
     ht_status status;
@@ -304,6 +317,7 @@ ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht
         goto done;
     }
     sqlite3_extended_result_codes(store->db, 1);
+    distrust(store->db);
     sqlite3_busy_timeout(store->db, HT_STORE_BUSY_MS);
     int64_t version;
     /* before anything is written: a foreign file is left as it was */
@@ -345,10 +359,14 @@ ht_status ht_store_set_cache(ht_store *store, int64_t bytes, ht_error *err) {
 }
 
 ht_status ht_store_begin(ht_store *store, ht_error *err) {
+    if (!sqlite3_get_autocommit(store->db))
+        return ht_fail(err, HT_ERR_RUN, "%s: a transaction is open already", store->path);
     return ht_store_exec(store, "BEGIN IMMEDIATE", err);
 }
 
 ht_status ht_store_commit(ht_store *store, ht_error *err) {
+    if (sqlite3_get_autocommit(store->db))
+        return ht_fail(err, HT_ERR_RUN, "%s: no transaction is open", store->path);
     return ht_store_exec(store, "COMMIT", err);
 }
 

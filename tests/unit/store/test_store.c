@@ -121,6 +121,36 @@ static void test_store__opens_what_is_its_own_only(void **state) {
     OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
 }
 
+/* A schema that is not ours cannot act, and cannot make the program fail otherwise than on bad data. */
+static void test_store__a_hostile_schema_is_powerless(void **state) {
+    (void)state;
+    int64_t count, id;
+    ht_dialog_row row = {.messages = "[{\"role\":\"user\",\"content\":\"b\"}]"};
+    add_dialog("a", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
+    ht_store_close(store);
+    sql(path, "CREATE TRIGGER t AFTER INSERT ON dialog BEGIN DELETE FROM dialog; END");
+    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
+    OK(ht_store_add_dialog(store, &row, &id, NULL, &err));
+    OK(ht_store_count(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &count, &err));
+    assert_int_equal(count, 2);
+    ht_store_close(store);
+    sql(path, "DROP TABLE model; CREATE VIEW model AS SELECT 1 AS id, 'a' AS name, 0 AS round");
+    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
+    FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err), HT_ERR_DATA, "view \"model\" prohibited");
+    ht_store_close(store);
+    sql(path, "DROP VIEW model");
+    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
+    FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err), HT_ERR_DATA, "no such table: model");
+}
+
+static void test_store__a_value_of_a_gigabyte_is_refused(void **state) {
+    (void)state;
+    ht_dialog_row row;
+    int64_t id = add_dialog("a", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
+    sql(path, "UPDATE dialog SET messages = CAST(zeroblob(300000000) AS TEXT)");
+    FAILS(ht_store_get_dialog(store, id, &row, &err), HT_ERR_DATA, "too big");
+}
+
 static void test_store__transactions_do_not_nest_and_roll_back(void **state) {
     (void)state;
     int64_t count;
@@ -530,6 +560,8 @@ static void test_store__stats_count_by_column(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_store__opens_what_is_its_own_only, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__a_hostile_schema_is_powerless, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__a_value_of_a_gigabyte_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__transactions_do_not_nest_and_roll_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__dialogs_are_canonical_and_added_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__malformed_messages_are_refused, setup, teardown),
