@@ -1,0 +1,6 @@
+/* A file of comparisons in the hh format. */
+#include "tests/fuzz/annotations.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    return fuzz_annotations(HT_ROWS_HH, data, size);
+}
