@@ -160,7 +160,7 @@ static ht_status map_columns(ht_csv *csv, const ht_column_names *names, ht_error
         if (column == HT_COLUMN_COUNT) {
             size_t used = strlen(unknown);
             snprintf(unknown + used, sizeof unknown - used, "%s\"%.40s\"", used ? ", " : "", name);
-        } else if (csv->field_of[column] >= 0 && column < HT_COLUMN_REJECT_LINE) {
+        } else if (column < HT_COLUMN_REJECT_LINE && csv->field_of[column] >= 0) {
             /* the reject columns may: rows were refused, mended, and refused again */
             return ht_fail(err, HT_ERR_DATA, "%s:1: column \"%s\" stands twice in the header", csv->where,
                            name);

@@ -61,9 +61,10 @@ static void add_samples(ht_rejection_sums *sums, const group *g, double median) 
     }
 }
 
+/* `chosen` NULL: no choice was made. */
 static void add_choice(ht_rejection_sums *sums, ht_choice choice, const ht_candidate *chosen, int64_t round) {
     sums->choices[choice]++;
-    if (choice != HT_CHOICE_MADE) return;
+    if (!chosen) return;
     sums->chosen_unsafe += is_unsafe(chosen);
     sums->chosen_earlier += chosen->round < round;
     sums->chosen_reward += chosen->reward;

@@ -21,8 +21,8 @@ ht_status ht_folder_model_files(json_t **files, const char *folder, ht_error *er
     const char *tensor;
     ht_status status = HT_OK;
     *files = NULL;
-    if (json_object_set_new(list, HT_FILE_CONFIG, json_null()) != 0) status = fail_memory(err);
-    if (status == HT_OK) HT_TRY(ht_folder_weights_path(path, folder, err));
+    if (json_object_set_new(list, HT_FILE_CONFIG, json_null()) != 0) HT_TRY(fail_memory(err));
+    HT_TRY(ht_folder_weights_path(path, folder, err));
     const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
     if (strcmp(name, HT_FILE_INDEX) != 0) {
         if (json_object_set_new(list, name, json_null()) != 0) status = fail_memory(err);
