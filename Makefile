@@ -1,8 +1,9 @@
 # Everyday commands; `make` lists them. The build itself is CMake's (CMakeLists.txt, CMakePresets.json).
 .DEFAULT_GOAL := help
-.PHONY: help packages build test demo round rounds bench clean
+.PHONY: help packages build test test-asan demo round rounds bench clean
 
-BUILD  := build/release
+PRESET ?= release
+BUILD  := build/$(PRESET)
 CONFIG ?= configs/tiny
 RUN    ?= runs/$(notdir $(CONFIG))
 SEED   ?= 1
@@ -11,6 +12,7 @@ ROUNDS  = $(BUILD)/bin/halter-rounds --config $(CONFIG)/rounds.yaml --run $(RUN)
 help:
 	@echo 'make build     build everything into $(BUILD), installing missing packages'
 	@echo 'make test      build and run all tests'
+	@echo 'make test-asan build with the sanitizers and run the tests that do not start programs'
 	@echo 'make demo      from nothing to a table of rounds, on the CPU in minutes   [SEED=1]'
 	@echo 'make rounds    all rounds of a configuration    [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
 	@echo 'make round N=3 the rounds up to the third       [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
@@ -24,7 +26,7 @@ packages:
 $(BUILD)/CMakeCache.txt: | packages
 	@echo 'configuring $(BUILD)'
 	@mkdir -p $(BUILD)
-	@cmake --preset release $$(command -v ninja > /dev/null && echo -G Ninja) > $(BUILD)/configure.log 2>&1 \
+	@cmake --preset $(PRESET) $$(command -v ninja > /dev/null && echo -G Ninja) > $(BUILD)/configure.log 2>&1 \
 	  || { cat $(BUILD)/configure.log >&2; rm -f $@; exit 1; }
 
 # On a terminal the build shows itself; elsewhere its warnings and errors are enough.
@@ -36,6 +38,10 @@ build: packages $(BUILD)/CMakeCache.txt
 
 test: build
 	@bash tools/run-tests.sh $(BUILD)
+
+test-asan:
+	@$(MAKE) --no-print-directory PRESET=asan build
+	@bash tools/run-tests.sh build/asan --exclude-regex '^(pipeline|checks)_'
 
 demo: build
 	@$(BUILD)/bin/halter-rounds --config configs/tiny/demo.yaml --run runs/demo --seed $(SEED) --restart
