@@ -271,24 +271,47 @@ static double number(sqlite3_stmt *stmt, int column) {
     return sqlite3_column_type(stmt, column) == SQLITE_NULL ? NAN : sqlite3_column_double(stmt, column);
 }
 
+/* What our schema never lets into a row, but the file may have all the same: rows that are given out need not
+ * be looked at again. `column` NULL: the row is fit. */
+static ht_status judge(const ht_store_cursor *cursor, const char *table, int64_t id, const char *column,
+                       ht_error *err) {
+    if (!column) return HT_OK;
+    return ht_fail(err, HT_ERR_DATA, "%s: %s %lld: its %s is none that there can be: the database is damaged",
+                   cursor->store->path, table, (long long)id, column);
+}
+
+/* Anything else would be rounded, and the cursor would stay where it is. */
+static int is_id(sqlite3_stmt *stmt, int column) {
+    return sqlite3_column_type(stmt, column) == SQLITE_INTEGER;
+}
+
 /* Columns of DIALOG_SELECT, from column 0. */
-static void take_dialog(const ht_store_cursor *cursor, ht_dialog_row *row) {
+static ht_status take_dialog(const ht_store_cursor *cursor, ht_dialog_row *row, ht_error *err) {
+    int kind = ht_kind_find(cursor->columns[2]), split = ht_split_find(cursor->columns[3]);
     *row = (ht_dialog_row){
         .id = sqlite3_column_int64(cursor->stmt, 0),
         .messages = cursor->columns[1],
-        .kind = (ht_kind)ht_kind_find(cursor->columns[2]),
-        .split = (ht_split)ht_split_find(cursor->columns[3]),
+        .kind = (ht_kind)kind,
+        .split = (ht_split)split,
         .source = cursor->columns[4],
         .round = sqlite3_column_int64(cursor->stmt, 5),
     };
+    return judge(cursor, "dialog", row->id,
+                 !is_id(cursor->stmt, 0) ? "id"
+                 : !row->messages        ? "messages"
+                 : kind < 0              ? "kind"
+                 : split < 0             ? "split"
+                                         : NULL,
+                 err);
 }
 
 /* Columns of RESPONSE_SELECT, from column `at`; its token ids go to the cursor's buffer `buffer`. */
 static ht_status take_response(ht_store_cursor *cursor, int at, int buffer, ht_response_row *row,
                                ht_error *err) {
     sqlite3_stmt *stmt = cursor->stmt;
-    size_t bytes = (size_t)sqlite3_column_bytes(stmt, at + 3), count = bytes / sizeof(int32_t);
     int has_tokens = sqlite3_column_type(stmt, at + 3) == SQLITE_BLOB;
+    size_t count = has_tokens ? (size_t)sqlite3_column_bytes(stmt, at + 3) / sizeof(int32_t) : 0;
+    int finish = ht_finish_find(cursor->columns[at + 13]);
     ht_status status = ht_grow(&cursor->tokens[buffer], &cursor->token_capacity[buffer], count ? count : 1,
                                sizeof(int32_t), err);
     if (status != HT_OK) return status;
@@ -308,27 +331,40 @@ static ht_status take_response(ht_store_cursor *cursor, int at, int buffer, ht_r
         .seed = sqlite3_column_int64(stmt, at + 10),
         .k = sqlite3_column_int64(stmt, at + 11),
         .logprob = number(stmt, at + 12),
-        .finish = (ht_finish)ht_finish_find(cursor->columns[at + 13]),
+        .finish = (ht_finish)finish,
         .tokenizer_hash = cursor->columns[at + 14],
     };
-    return HT_OK;
+    return judge(cursor, "response", row->id,
+                 !is_id(stmt, at) ? "id"
+                 : !row->text     ? "text"
+                 : finish < 0     ? "finish"
+                                  : NULL,
+                 err);
 }
 
 static ht_status take_comparison(ht_store_cursor *cursor, ht_comparison_row *row, ht_error *err) {
     enum { CHOSEN = DIALOG_COLUMNS, REJECTED = CHOSEN + RESPONSE_COLUMNS, OWN = REJECTED + RESPONSE_COLUMNS };
     ht_status status;
-    take_dialog(cursor, &row->dialog);
+    HT_TRY(take_dialog(cursor, &row->dialog, err));
     HT_TRY(take_response(cursor, CHOSEN, 0, &row->chosen, err));
     HT_TRY(take_response(cursor, REJECTED, 1, &row->rejected, err));
     row->id = sqlite3_column_int64(cursor->stmt, OWN);
     row->chosen_id = row->chosen.id;
     row->rejected_id = row->rejected.id;
-    row->rating = sqlite3_column_int(cursor->stmt, OWN + 1);
-    row->safety = (ht_safety)ht_safety_find(cursor->columns[OWN + 2]);
+    int64_t rating = sqlite3_column_int64(cursor->stmt, OWN + 1);
+    int safety = ht_safety_find(cursor->columns[OWN + 2]);
+    row->rating = (int)rating;
+    row->safety = (ht_safety)safety;
     row->annotator = cursor->columns[OWN + 3];
     row->batch = cursor->columns[OWN + 4];
     row->round = sqlite3_column_int64(cursor->stmt, OWN + 5);
     row->source = cursor->columns[OWN + 6];
+    status = judge(cursor, "comparison", row->id,
+                   !is_id(cursor->stmt, OWN)  ? "id"
+                   : rating < 0 || rating > 4 ? "rating"
+                   : safety < 0               ? "safety"
+                                              : NULL,
+                   err);
 done:
     return status;
 }
@@ -336,28 +372,36 @@ done:
 static ht_status take_demonstration(ht_store_cursor *cursor, ht_demonstration_row *row, ht_error *err) {
     enum { OWN = DIALOG_COLUMNS + RESPONSE_COLUMNS };
     ht_status status;
-    take_dialog(cursor, &row->dialog);
+    HT_TRY(take_dialog(cursor, &row->dialog, err));
     HT_TRY(take_response(cursor, DIALOG_COLUMNS, 0, &row->response, err));
     row->id = sqlite3_column_int64(cursor->stmt, OWN);
     row->response_id = row->response.id;
-    row->origin = (ht_origin)ht_origin_find(cursor->columns[OWN + 1]);
+    int origin = ht_origin_find(cursor->columns[OWN + 1]);
+    row->origin = (ht_origin)origin;
     row->round = sqlite3_column_int64(cursor->stmt, OWN + 2);
     row->batch = cursor->columns[OWN + 3];
     row->source = cursor->columns[OWN + 4];
     row->weight = sqlite3_column_double(cursor->stmt, OWN + 5);
+    status = judge(cursor, "demonstration", row->id,
+                   !is_id(cursor->stmt, OWN)                      ? "id"
+                   : origin < 0                                   ? "origin"
+                   : !(row->weight > 0) || !isfinite(row->weight) ? "weight"
+                                                                  : NULL,
+                   err);
 done:
     return status;
 }
 
 static ht_status take_scored(ht_store_cursor *cursor, ht_scored_row *row, ht_error *err) {
     enum { OWN = DIALOG_COLUMNS + RESPONSE_COLUMNS };
-    take_dialog(cursor, &row->dialog);
+    ht_status status = take_dialog(cursor, &row->dialog, err);
+    if (status != HT_OK) return status;
     row->helpful = number(cursor->stmt, OWN);
     row->safe = number(cursor->stmt, OWN + 1);
     return take_response(cursor, DIALOG_COLUMNS, 0, &row->response, err);
 }
 
-static void take_evaluation(const ht_store_cursor *cursor, ht_evaluation_row *row) {
+static ht_status take_evaluation(const ht_store_cursor *cursor, ht_evaluation_row *row, ht_error *err) {
     *row = (ht_evaluation_row){
         .id = sqlite3_column_int64(cursor->stmt, 0),
         .model_id = sqlite3_column_int64(cursor->stmt, 1),
@@ -367,9 +411,14 @@ static void take_evaluation(const ht_store_cursor *cursor, ht_evaluation_row *ro
         .model_name = cursor->columns[5],
         .model_round = sqlite3_column_int64(cursor->stmt, 6),
     };
+    return judge(cursor, "evaluation", row->id,
+                 !is_id(cursor->stmt, 0)          ? "id"
+                 : !row->name || !row->model_name ? "name"
+                                                  : NULL,
+                 err);
 }
 
-static void take_model(const ht_store_cursor *cursor, ht_model_row *row) {
+static ht_status take_model(const ht_store_cursor *cursor, ht_model_row *row, ht_error *err) {
     *row = (ht_model_row){
         .id = sqlite3_column_int64(cursor->stmt, 0),
         .name = cursor->columns[1],
@@ -382,6 +431,14 @@ static void take_model(const ht_store_cursor *cursor, ht_model_row *row) {
         .tokenizer_hash = cursor->columns[8],
         .created = cursor->columns[9],
     };
+    return judge(cursor, "model", row->id,
+                 !is_id(cursor->stmt, 0) ? "id"
+                 : !row->name            ? "name"
+                 : !row->path            ? "path"
+                 : !row->hash            ? "hash"
+                 : !row->stage           ? "stage"
+                                         : NULL,
+                 err);
 }
 
 /* The shape of all ht_store_next_*: step, take, remember where, let go of the statement. */
@@ -395,7 +452,7 @@ static void take_model(const ht_store_cursor *cursor, ht_model_row *row) {
                            #NAME);                                                                           \
         HT_TRY(step(cursor, found, err));                                                                    \
         if (!*found) goto done;                                                                              \
-        TAKE;                                                                                                \
+        HT_TRY(TAKE(cursor, row, err));                                                                      \
         cursor->last_id = ID;                                                                                \
         cursor->last_dialog = DIALOG;                                                                        \
     done:                                                                                                    \
@@ -404,15 +461,12 @@ static void take_model(const ht_store_cursor *cursor, ht_model_row *row) {
         return status;                                                                                       \
     }
 
-DEFINE_NEXT(dialog, ht_dialog_row, HT_STORE_DIALOGS, take_dialog(cursor, row), row->id, 0)
-DEFINE_NEXT(response, ht_scored_row, HT_STORE_RESPONSES, HT_TRY(take_scored(cursor, row, err)),
-            row->response.id, row->dialog.id)
-DEFINE_NEXT(comparison, ht_comparison_row, HT_STORE_COMPARISONS, HT_TRY(take_comparison(cursor, row, err)),
-            row->id, 0)
-DEFINE_NEXT(demonstration, ht_demonstration_row, HT_STORE_DEMONSTRATIONS,
-            HT_TRY(take_demonstration(cursor, row, err)), row->id, 0)
-DEFINE_NEXT(evaluation, ht_evaluation_row, HT_STORE_EVALUATIONS, take_evaluation(cursor, row), row->id, 0)
-DEFINE_NEXT(model, ht_model_row, HT_STORE_MODELS, take_model(cursor, row), row->id, 0)
+DEFINE_NEXT(dialog, ht_dialog_row, HT_STORE_DIALOGS, take_dialog, row->id, 0)
+DEFINE_NEXT(response, ht_scored_row, HT_STORE_RESPONSES, take_scored, row->response.id, row->dialog.id)
+DEFINE_NEXT(comparison, ht_comparison_row, HT_STORE_COMPARISONS, take_comparison, row->id, 0)
+DEFINE_NEXT(demonstration, ht_demonstration_row, HT_STORE_DEMONSTRATIONS, take_demonstration, row->id, 0)
+DEFINE_NEXT(evaluation, ht_evaluation_row, HT_STORE_EVALUATIONS, take_evaluation, row->id, 0)
+DEFINE_NEXT(model, ht_model_row, HT_STORE_MODELS, take_model, row->id, 0)
 
 /* ---- single rows ---- */
 

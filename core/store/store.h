@@ -100,8 +100,8 @@ typedef enum ht_store_mode {
 /*
  * Opens a database. HT_ERR_DATA when the file is no SQLite database, belongs to another application, or has a
  * newer schema than HT_STORE_VERSION. *out is NULL on failure. The file may come from anywhere: triggers and views that
- * it has are not run, and what does not fit its version (a table missing, a value above 256 MiB) is HT_ERR_DATA when it
- * is read.
+ * it has are not run, and what does not fit its version (a table missing, a row that the schema would refuse, a value
+ * above 256 MiB) is HT_ERR_DATA when it is read.
  */
 ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht_error *err);
 

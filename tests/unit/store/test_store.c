@@ -143,6 +143,52 @@ static void test_store__a_hostile_schema_is_powerless(void **state) {
     FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err), HT_ERR_DATA, "no such table: model");
 }
 
+/* Values that index tables and pass for text must not come from a row that the schema would never have taken. */
+static void test_store__rows_that_cannot_be_are_not_read(void **state) {
+    (void)state;
+    int64_t dialog = add_dialog("a", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0), pair = add_pair(dialog, "b", "c", 1, 0), answer, count;
+    ht_comparison_row row;
+    ht_demonstration_row demonstration = {.response_id = add_text(dialog, "d"), .weight = 1};
+    OK(ht_store_add_demonstration(store, &demonstration, &answer, NULL, &err));
+    static const struct {
+        const char *damage, *repair, *message;
+    } cases[] = {
+        {"UPDATE comparison SET rating = 100", "UPDATE comparison SET rating = 1", "comparison 1: its rating"},
+        {"UPDATE comparison SET rating = -1", "UPDATE comparison SET rating = 1", "comparison 1: its rating"},
+        {"UPDATE comparison SET safety = 'x'", "UPDATE comparison SET safety = NULL", "comparison 1: its safety"},
+        {"UPDATE response SET finish = 'x' WHERE id = 2", "UPDATE response SET finish = NULL", "response 2: its finish"},
+        {"UPDATE dialog SET kind = 'x'", "UPDATE dialog SET kind = 'safety'", "dialog 1: its kind"},
+        {"UPDATE dialog SET split = 'x'", "UPDATE dialog SET split = 'train'", "dialog 1: its split"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "PRAGMA ignore_check_constraints = ON; %s", cases[i].damage);
+        sql(path, text);
+        FAILS(ht_store_get_comparison(store, pair, &row, &err), HT_ERR_DATA, cases[i].message);
+        sql(path, cases[i].repair);
+        OK(ht_store_get_comparison(store, pair, &row, &err));
+    }
+    sql(path, "PRAGMA ignore_check_constraints = ON; UPDATE demonstration SET weight = -1");
+    FAILS(ht_store_get_demonstration(store, answer, &demonstration, &err), HT_ERR_DATA, "demonstration 1: its weight");
+    sql(path, "PRAGMA ignore_check_constraints = ON; UPDATE demonstration SET weight = 1, origin = 'x'");
+    FAILS(ht_store_get_demonstration(store, answer, &demonstration, &err), HT_ERR_DATA, "demonstration 1: its origin");
+
+    /* a table made anew, without the constraints: an id that no cursor gets past, and no text */
+    ht_store_cursor *cursor;
+    ht_model_row model;
+    int found;
+    ht_store_close(store);
+    sql(path, "DROP TABLE model; CREATE TABLE model(id REAL, name, path, hash, stage, round, parent_id, config, tokenizer_hash,"
+              " created); INSERT INTO model(id, name, path, hash, stage) VALUES(0.5, 'a', 'b', 'c', 'd'), (2, 'a', 'b', 'c', 'd')");
+    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
+    OK(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err));
+    assert_int_equal(count, 2);
+    OK(ht_store_read(store, HT_STORE_MODELS, &(ht_store_filter){0}, &cursor, &err));
+    FAILS(ht_store_next_model(cursor, &model, &found, &err), HT_ERR_DATA, "model 0: its id");
+    assert_false(found);
+    ht_store_cursor_free(cursor);
+}
+
 static void test_store__a_value_of_a_gigabyte_is_refused(void **state) {
     (void)state;
     ht_dialog_row row;
@@ -561,6 +607,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_store__opens_what_is_its_own_only, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__a_hostile_schema_is_powerless, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__rows_that_cannot_be_are_not_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__a_value_of_a_gigabyte_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__transactions_do_not_nest_and_roll_back, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__dialogs_are_canonical_and_added_once, setup, teardown),
