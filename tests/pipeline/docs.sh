@@ -107,7 +107,7 @@ names() { grep -oE -- "$2" "$1" | sort -u; }
 
 check_names() {
     local page=$1 name
-    names "$page" '(^|[^-a-z])--[a-z][a-z-]+' | sed 's/^[^-]*//' | grep -vxFf "$work/options" | sed "s|^|$page: no option |"
+    names <(grep -v '^cmake ' "$page") '(^|[^-a-z])--[a-z][a-z-]+' | sed 's/^[^-]*//' | grep -vxFf "$work/options" | sed "s|^|$page: no option |"
     names "$page" "(^|[^a-z./_-])($sections)\.[a-z][a-z0-9_]+" | sed 's/^[^a-z]//' | grep -vE '\.(yaml|json|jsonl|md|sh|csv|db|txt|h|c)$' |
         grep -vxFf "$work/keys" | sed "s|^|$page: no key |"
     for name in $(names "$page" '(^|[^a-z./-])halter-[a-z]+' | sed 's/^[^h]//'); do
