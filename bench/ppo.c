@@ -5,7 +5,7 @@
 #include "core/base/memory.h"
 #include "ppo/task.h"
 
-enum { MINI_BATCHES = 4, SEQUENCES = 256 };
+enum { MINI_BATCHES = 4 };
 
 typedef struct ppo {
     ht_ppo_config config;
@@ -26,24 +26,36 @@ done:
     return status;
 }
 
+/* The same weights under another name. */
+static ht_status share_model(ht_llama *to, const ht_llama *from, ht_error *err) {
+    ht_status status = HT_OK;
+    *to = (ht_llama){.be = from->be, .config = from->config, .rope = from->rope};
+    HT_TRY(ht_layout_init(&to->layout, &from->config, err));
+    HT_TRY(ht_params_share(&to->weights, &from->weights, err));
+done:
+    return status;
+}
+
 /* As halter-ppo opens them (ppo/command.c), but for the folders. */
 static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     ht_status status = HT_OK;
-    int64_t tokens = w->amount.micro_tokens, sequences = w->count < SEQUENCES ? w->count : SEQUENCES;
+    int64_t tokens = w->amount.micro_tokens, sequences = w->count < w->amount.together ? w->count : w->amount.together;
     const ht_engine_limits limits = {.max_sequences = sequences,
                                      .cache_tokens = sequences * (w->amount.prompt + w->amount.new_tokens),
                                      .prefill_tokens = tokens};
     HT_TRY(work_model(w, &m->policy, HT_HEAD_LM, err));
     HT_TRY(copy_model(w, &m->reference, &m->policy, err));
     HT_TRY(work_model(w, &m->helpful, HT_HEAD_SCALAR, err));
-    HT_TRY(copy_model(w, &m->safe, &m->helpful, err));
+    HT_TRY(share_model(&m->safe, &m->helpful, err));
     HT_TRY(copy_model(w, &m->value, &m->helpful, err));
-    ht_trainable_options training = {.state = HT_ADAMW_F32};
+    /* Where the optimizer's state must be small, so must activations. */
+    ht_keep keep = w->amount.state == HT_ADAMW_F32 ? HT_KEEP_ALL : HT_KEEP_RECOMPUTE;
+    ht_trainable_options training = {.state = w->amount.state};
     HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &training, &w->arena, err));
     training.lends = &m->policy_training;
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &w->arena, err));
-    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, HT_KEEP_ALL, tokens, tokens, err));
-    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, HT_KEEP_ALL, tokens, tokens, err));
+    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, keep, tokens, tokens, err));
+    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, keep, tokens, tokens, err));
     m->safe_acts = m->value_acts; /* one shape */
     HT_TRY(ht_engine_init(&m->engine, &m->policy, &w->arena, &limits, err));
 done:

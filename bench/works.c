@@ -9,7 +9,7 @@
 #include "core/base/rng.h"
 #include "core/checkpoint/model_folder.h"
 
-#define SMALL_AMOUNT {.sequences = 8, .length = 512, .prompt = 32, .new_tokens = 128, .micro_tokens = 4096}
+#define SMALL_AMOUNT {.sequences = 8, .length = 512, .prompt = 32, .new_tokens = 128, .micro_tokens = 4096, .together = 256}
 
 static const struct {
     const char *name;
@@ -20,7 +20,13 @@ static const struct {
     {"small", 288, 6, 6, 768, 32000, SMALL_AMOUNT},
     {"medium", 768, 12, 12, 2048, 32000, SMALL_AMOUNT},
     {"7b", 4096, 32, 32, 11008, 32000,
-     {.sequences = 4, .length = 4096, .prompt = 256, .new_tokens = 256, .micro_tokens = 4096}},
+     {.sequences = 4,
+      .length = 4096,
+      .prompt = 256,
+      .new_tokens = 256,
+      .micro_tokens = 4096,
+      .together = 64,
+      .state = HT_ADAMW_8BIT}},
 };
 
 static const work_kind *const kinds[] = {&work_sft,            &work_reward, &work_score, &work_generate,  &work_summary_greedy,
@@ -125,7 +131,7 @@ done:
 ht_status work_training_init(work *w, work_training *t, ht_head head, ht_error *err) {
     ht_status status = HT_OK;
     HT_TRY(work_model(w, &t->model, head, err));
-    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &(ht_trainable_options){.state = HT_ADAMW_F32}, &w->arena, err));
+    HT_TRY(ht_trainable_init(&t->trainable, &t->model, &(ht_trainable_options){.state = w->amount.state}, &w->arena, err));
 done:
     return status;
 }

@@ -10,8 +10,8 @@
  *   summary-greedy  one sequence, 384 prompt tokens and 128 new ones, three quarters of them copied (generation.c); not
  *                   of 7b
  *   summary-lookup  the same with prompt lookup, 10 tokens proposed a pass
- *   ppo-N           one iteration of halter-ppo: N responses to prompts of such lengths, scored by two reward models, one
- *                   epoch in four mini-batches
+ *   ppo-N           one iteration of halter-ppo: N responses to prompts of such lengths, scored by two reward models (of
+ *                   the same weights, so that four models are in memory), one epoch in four mini-batches
  *   start           no work: a model folder is loaded, for training
  *   operations      no work: each operation by itself, on one such sequence (operations.c), for its profile
  *
@@ -32,6 +32,8 @@ typedef struct work_amount {
     int64_t sequences, length;      /* trained on or scored at once; tokens of each */
     int64_t prompt, new_tokens;     /* of a response */
     int64_t micro_tokens;           /* a forward and backward pass */
+    int64_t together;               /* responses of ppo generated at once */
+    ht_adamw_state state;
 } work_amount;
 
 typedef struct work_kind {

@@ -270,6 +270,8 @@ template <int D> static ht_status launch_few(ht_backend *be, cached_arguments a,
 template <int D>
 static ht_status launch_all(ht_backend *be, cached_arguments a, int64_t tokens, const ht_cached_shape *shape,
                             ht_error *err) {
+    /* A recorded launch serves as long as ht_cached_most_keys stays: that must be as long as the number of chunks does. */
+    static_assert(128 % CHUNK == 0, "it counts in 128 keys");
     bool many = false;
     int64_t few_keys = 0;
     for (int64_t s = 0; s < shape->sequences; s++) {
