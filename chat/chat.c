@@ -19,7 +19,7 @@ ht_status ht_session_reply(ht_session *session, const ht_ids *prompt, ht_answer 
     const ht_chat_config *config = session->config;
     FILE *out = session->streams->out;
     ht_status stopped = ht_session_answer(session, prompt, config->json ? NULL : out, answer, err);
-    if (stopped != HT_OK && stopped != HT_INTERRUPTED && stopped != HT_TERMINATED) return stopped;
+    if (stopped != HT_OK && !ht_status_is_stop(stopped)) return stopped;
     const char *finish = stopped == HT_OK ? ht_finish_text(answer->finish) : "interrupt";
     ht_status status = HT_OK;
     if (config->json) {

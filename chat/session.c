@@ -152,7 +152,7 @@ ht_status ht_session_answer(ht_session *session, const ht_ids *prompt, FILE *str
     ht_text_stream_init(&l.decoder, session->tokenizer, whole ? HT_TEXT_BEGINS : ht_session_place(session));
     if (whole) HT_TRY(hear_ids(&l, prompt->data, prompt->count, err));
     status = ht_generate(session->policy.engine, &request, 1, &completion, hear, &l, err);
-    if (status != HT_OK && status != HT_INTERRUPTED && status != HT_TERMINATED) goto done;
+    if (status != HT_OK && !ht_status_is_stop(status)) goto done;
     if (status == HT_OK) answer->finish = completion.finish;
     size_t before = answer->text.size;
     ht_status ended = ht_text_stream_finish(&l.decoder, &answer->text, err);

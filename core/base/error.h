@@ -16,6 +16,7 @@
     X(ERR_DATA, 3, "malformed or unfit data")                                                                 \
     X(ERR_IO, 4, "input/output error")                                                                        \
     X(ERR_NOMEM, 5, "out of host or device memory")                                                           \
+    X(TIME_UP, 75, "out of time (max_minutes) after saving")                                                  \
     X(INTERRUPTED, 130, "interrupted (SIGINT) after saving")                                                  \
     X(TERMINATED, 143, "terminated (SIGTERM) after saving")
 
@@ -34,6 +35,11 @@ typedef struct ht_error {
 
 /* Text of a status from the table. */
 const char *ht_status_text(ht_status status);
+
+/* 1 for the statuses of a program that did as it was asked and stopped (signals.h): no failure. */
+static inline int ht_status_is_stop(ht_status status) {
+    return status == HT_INTERRUPTED || status == HT_TERMINATED || status == HT_TIME_UP;
+}
 
 /* Records the first failure (format as printf) and returns `status`. */
 ht_status ht_fail(ht_error *err, ht_status status, const char *format, ...)

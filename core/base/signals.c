@@ -5,7 +5,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/progress.h"
+
 static volatile sig_atomic_t requested; /* the first signal's number; 0: none */
+static double time_up, reserve;         /* ht_now, 0: never; seconds before it */
+static int held;
 
 static void on_signal(int number) {
     if (requested) _exit(128 + number); /* HT_INTERRUPTED or HT_TERMINATED */
@@ -28,10 +32,31 @@ void ht_signals_install(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
+void ht_stop_at(double when) {
+    time_up = when;
+}
+
+void ht_stop_reserve(double seconds) {
+    reserve = seconds;
+}
+
 ht_status ht_stop_requested(void) {
+    return ht_stop_within(0);
+}
+
+ht_status ht_stop_within(double seconds) {
     int number = requested;
-    if (!number) return HT_OK;
-    return number == SIGINT ? HT_INTERRUPTED : HT_TERMINATED;
+    if (held) return HT_OK;
+    if (number) return number == SIGINT ? HT_INTERRUPTED : HT_TERMINATED;
+    return time_up > 0 && ht_now() + seconds + reserve >= time_up ? HT_TIME_UP : HT_OK;
+}
+
+void ht_stop_hold(void) {
+    held = 1;
+}
+
+void ht_stop_unhold(void) {
+    held = 0;
 }
 
 void ht_stop_forget(void) {

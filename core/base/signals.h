@@ -1,5 +1,6 @@
 /*
- * signals.h: SIGINT and SIGTERM ask a program to stop at the next safe point; a second one leaves at once.
+ * signals.h: SIGINT and SIGTERM ask a program to stop at the next safe point; a second one leaves at once. So
+ * does the end of the time it was given.
  */
 #ifndef HT_BASE_SIGNALS_H
 #define HT_BASE_SIGNALS_H
@@ -13,9 +14,23 @@
  */
 void ht_signals_install(void);
 
-/* HT_OK while nothing was asked; else HT_INTERRUPTED or HT_TERMINATED. Long loops look at it between steps.
- */
+/* The end of the time (ht_now), and how many seconds before it a stop counts as asked for, as saving takes
+ * time. At first: never, and 0. */
+void ht_stop_at(double when);
+void ht_stop_reserve(double seconds);
+
+/* HT_OK while nothing was asked; else HT_INTERRUPTED, HT_TERMINATED or, at the end of the time, HT_TIME_UP.
+ * Long loops look at it between steps. */
 ht_status ht_stop_requested(void);
+
+/* What ht_stop_requested will say `seconds` from now: signals are not foreseen, the end of the time is. For
+ * work that takes that long and cannot be left half done. */
+ht_status ht_stop_within(double seconds);
+
+/* Between these two ht_stop_requested and ht_stop_within give HT_OK: work that has begun is to be finished.
+ */
+void ht_stop_hold(void);
+void ht_stop_unhold(void);
 
 /* The request has been met, and the program goes on: a dialogue whose answer was stopped. */
 void ht_stop_forget(void);

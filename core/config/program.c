@@ -226,7 +226,6 @@ int ht_program_main(const ht_program *program, int argc, char **argv) {
     if (status == HT_OK || ht_log_get_level() == HT_LOG_SILENT) return (int)status;
     ht_log_set_live_line(NULL);
     const char *message = err.message[0] ? err.message : ht_status_text(status);
-    int stopped = status == HT_INTERRUPTED || status == HT_TERMINATED;
-    fprintf(stderr, "%s: %s%s\n", program->name, stopped ? "" : "error: ", message);
+    fprintf(stderr, "%s: %s%s\n", program->name, ht_status_is_stop(status) ? "" : "error: ", message);
     return (int)status;
 }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "core/base/progress.h"
 #include "core/base/signals.h"
 
 /* Exit code of a child that raises `first`, then `second` unless 0, and returns what was requested. */
@@ -63,10 +64,32 @@ static void test_signals__a_request_that_was_met_is_forgotten(void **state) {
     assert_int_equal(WEXITSTATUS(result), 7);
 }
 
+static void test_signals__end_of_the_time_is_foreseen(void **state) {
+    (void)state;
+    assert_int_equal(ht_stop_within(1e9), HT_OK);
+    ht_stop_at(ht_now() + 1000);
+    assert_int_equal(ht_stop_requested(), HT_OK);
+    assert_int_equal(ht_stop_within(500), HT_OK);
+    assert_int_equal(ht_stop_within(1500), HT_TIME_UP);
+    ht_stop_reserve(700);
+    assert_int_equal(ht_stop_within(500), HT_TIME_UP);
+    assert_int_equal(ht_stop_requested(), HT_OK);
+    ht_stop_at(ht_now());
+    assert_int_equal(ht_stop_requested(), HT_TIME_UP);
+    ht_stop_hold();
+    assert_int_equal(ht_stop_requested(), HT_OK);
+    ht_stop_unhold();
+    assert_int_equal(ht_stop_requested(), HT_TIME_UP);
+    ht_stop_at(0);
+    ht_stop_reserve(0);
+    assert_int_equal(ht_stop_within(1e9), HT_OK);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_signals__first_one_asks),
         cmocka_unit_test(test_signals__second_one_leaves_at_once),
+        cmocka_unit_test(test_signals__end_of_the_time_is_foreseen),
         cmocka_unit_test(test_signals__a_request_that_was_met_is_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
