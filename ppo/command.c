@@ -12,7 +12,8 @@ static const ht_option train_options[] = {HT_TRAIN_OPTIONS("1e-6", "constant", "
 
 #define S ht_ppo_config
 static const ht_option ppo_options[] = {
-    HT_OPT_PATH(S, db, "db", NULL, HT_OPTION_REQUIRED, "database with the prompts; metrics and samples go there"),
+    HT_OPT_PATH(S, db, "db", NULL, HT_OPTION_REQUIRED | HT_OPTION_RESUME_SAFE,
+                "database with the prompts; metrics and samples go there"),
     HT_OPT_PATH(S, model, "model", NULL, HT_OPTION_REQUIRED, "model folder of the policy to start from"),
     HT_OPT_PATH(S, helpful, "helpful", NULL, HT_OPTION_REQUIRED, "helpfulness reward model's folder; the value model starts there"),
     HT_OPT_PATH(S, safe, "safe", NULL, HT_OPTION_REQUIRED, "safety reward model's folder"),
@@ -29,8 +30,7 @@ static const ht_option ppo_options[] = {
     HT_OPT_FLOAT(S, truncation_penalty, "ppo.truncation_penalty", "0", 0, 1e6, 0,
                  "taken off the whitened score of a response cut at max_new_tokens"),
     HT_OPT_INT(S, max_new_tokens, "ppo.max_new_tokens", "512", 1, 1 << 20, 0, "longest response, tokens"),
-    HT_OPT_INT(S, sequences, "ppo.sequences", "128", 1, HT_LOGIT_ROWS, HT_OPTION_RESUME_SAFE,
-               "responses sampled at once"),
+    HT_OPT_INT(S, sequences, "ppo.sequences", "128", 1, HT_LOGIT_ROWS, 0, "responses sampled at once"),
     HT_OPT_INT(S, cache_tokens, "ppo.cache_tokens", "0", 0, 1e12, 0,
                "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, max_prompt_tokens, "data.max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
@@ -160,13 +160,27 @@ done:
     return status;
 }
 
-/* Hash of the prompts in their order, and of which are safety prompts. */
+/* Hash of prompts in their order: ids, tokens, and which are safety prompts. */
 static void hash_prompts(const ht_prompt_set *prompts, char out[HT_HASH_LEN]) {
-    char parts[3][HT_HASH_LEN];
+    char parts[4][HT_HASH_LEN];
     ht_hash(prompts->tokens.data, prompts->tokens.count * sizeof(int32_t), parts[0]);
-    ht_hash(prompts->start, (prompts->count + 1) * sizeof(int64_t), parts[1]);
+    ht_hash(prompts->start, prompts->count ? (prompts->count + 1) * sizeof(int64_t) : 0, parts[1]);
     ht_hash(prompts->is_safety, prompts->count, parts[2]);
+    ht_hash(prompts->dialog_ids, prompts->count * sizeof(int64_t), parts[3]);
     ht_hash(parts, sizeof parts, out);
+}
+
+/* Of all that a run reads besides the policy: prompts of both splits, reward models. */
+static ht_status hash_data(const ht_ppo_task *task, const ht_ppo_config *config, char out[HT_HASH_LEN], ht_error *err) {
+    ht_status status = HT_OK;
+    char parts[4][HT_HASH_LEN];
+    hash_prompts(&task->prompts, parts[0]);
+    hash_prompts(&task->held_out, parts[1]);
+    HT_TRY(ht_model_folder_hash(config->helpful, parts[2], err));
+    HT_TRY(ht_model_folder_hash(config->safe, parts[3], err));
+    ht_hash(parts, sizeof parts, out);
+done:
+    return status;
 }
 
 /* --- the command ------------------------------------------------------------------------------------------ */
@@ -181,6 +195,7 @@ typedef struct ppo_session {
     ht_store *store;
     ht_tokenizer *tokenizer;
     json_t *data;
+    ht_lock lock;
 } ppo_session;
 
 static ht_status register_models(ht_ppo_task *task, const ht_ppo_config *config, ht_error *err) {
@@ -205,12 +220,12 @@ static void close_memory(void *self) {
 static ht_status train(ppo_session *s, const ht_ppo_config *config, const ht_invocation *invocation, const char *tokenizer,
                        ht_error *err) {
     ht_status status = HT_OK;
-    char hash[HT_HASH_LEN];
+    char hash[HT_HASH_LEN] = "";
     HT_TRY(read_prompts(&s->task, config, s->tokenizer, err));
     HT_TRY(ht_train_setup_take(&s->setup, &(ht_train_memory){s, open_memory, close_memory}, err));
     if (!config->train.dry_run && ht_comm_rank(s->comm) == 0) HT_TRY(register_models(&s->task, config, err));
     HT_TRY(ht_ppo_task_init(&s->task, config, &s->models, err));
-    hash_prompts(&s->task.prompts, hash);
+    if (!config->train.dry_run) HT_TRY(hash_data(&s->task, config, hash, err)); /* a plan needs no weights */
     s->data = json_pack("{s:s, s:I, s:s, s:s, s:s}", "database", config->db, "prompts", (json_int_t)s->task.prompts.count,
                         "hash", hash, "helpful", config->helpful, "safe", config->safe);
     ht_train_run run = {.config = &config->train,
@@ -239,7 +254,7 @@ static ht_status run_ppo(void *values, const ht_invocation *invocation, ht_error
     char tokenizer[HT_PATH_MAX];
     HT_TRY(ht_comm_open(&s.comm, err));
     HT_TRY(check_config(config, err));
-    HT_TRY(ht_train_check_out(&config->train, s.comm, &out, err));
+    HT_TRY(ht_train_check_out(&config->train, s.comm, &out, &s.lock, err));
     if (out == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(ht_store_open(&s.store, config->db, HT_STORE_EXISTING, err));
     HT_TRY(ht_model_folder_config_of(config->model, HT_HEAD_LM, &shape, err));
@@ -259,6 +274,7 @@ done:
     ht_tokenizer_free(s.tokenizer);
     ht_store_close(s.store);
     json_decref(s.data);
+    ht_lock_release(&s.lock);
     return ht_comm_close(s.comm, status, err);
 }
 

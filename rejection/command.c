@@ -6,9 +6,12 @@
 #include <string.h>
 
 #include "core/base/json.h"
+#include "core/base/lock.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
+#include "core/base/progress.h"
 #include "core/base/rng.h"
+#include "core/base/signals.h"
 #include "core/checkpoint/model_folder.h"
 #include "core/generate/scorer.h"
 #include "core/train/train.h"
@@ -65,6 +68,9 @@ static const ht_option options[] = {
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
     HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
                "CPU threads; 0: one a core; another number may change the last bits"),
+    HT_OPT_FLOAT(
+        S, max_minutes, "max_minutes", "0", 0, 1e7, 0,
+        "stop, exit code 75, before so many minutes are over; the same command goes on; 0: no limit"),
     HT_PROFILE_OPTION(S),
     HT_OPT_FLAG(S, json, "json", 0, "print the report as JSON"),
     HT_OPT_FLAG(S, dry_run, "dry_run", 0,
@@ -131,6 +137,7 @@ typedef struct session {
     ht_rejection_result result;
     json_t *report;
     int64_t missing, run_id;
+    ht_lock lock;
 } session;
 
 /* Rank 0 writes the database, and what people read. */
@@ -349,7 +356,7 @@ done:
         ht_error ignored = HT_ERROR_INIT;
         if (ht_store_end_run(s->work.store, s->run_id, status, 0, &ignored) != HT_OK)
             ht_warn("%s", ignored.message);
-        if (status == HT_INTERRUPTED || status == HT_TERMINATED)
+        if (ht_status_is_stop(status))
             ht_info("what was sampled and scored is kept; the same command goes on from there");
     }
     return status;
@@ -361,12 +368,16 @@ static ht_status run_rejection(void *values, const ht_invocation *invocation, ht
     session s = {.config = c, .work = {.config = c}};
     ht_llama_config shapes[3];
     HT_TRY(ht_comm_open(&s.work.comm, err));
+    if (c->max_minutes > 0) ht_stop_at(ht_now() + 60 * c->max_minutes);
     HT_TRY(check_config(c, err));
     HT_TRY(check_model(c->model, HT_HEAD_LM, c, &shapes[0], err));
     HT_TRY(check_model(c->helpful, HT_HEAD_SCALAR, c, &shapes[1], err));
     HT_TRY(check_model(c->safe, HT_HEAD_SCALAR, c, &shapes[2], err));
     s.shape = shapes[0];
-    if (c->out && c->out[0] && !c->dry_run && leads(&s)) HT_TRY(ht_folder_check_writable(c->out, err));
+    if (c->out && c->out[0] && !c->dry_run && leads(&s)) {
+        HT_TRY(ht_folder_check_writable(c->out, err));
+        HT_TRY(ht_lock_acquire(&s.lock, c->out, err));
+    }
     HT_TRY(ht_store_open(&s.work.store, c->db, HT_STORE_EXISTING, err));
     HT_TRY(read_prompts(&s, err));
     HT_TRY(ht_backend_open_device(&s.work.be, (ht_backend_kind)c->backend, ht_comm_local_rank(s.work.comm),
@@ -385,6 +396,7 @@ done:
     ht_tokenizer_free(s.tokenizer);
     if (s.work.be) ht_backend_close(s.work.be);
     ht_store_close(s.work.store);
+    ht_lock_release(&s.lock);
     return ht_comm_close(s.work.comm, status, err);
 }
 

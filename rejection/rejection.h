@@ -39,7 +39,7 @@ typedef struct ht_rejection_config {
     int64_t score_tokens;
     int pool; /* ht_pool */
     int truncated;
-    double min_reward;
+    double min_reward, max_minutes;
     int report_only, json, dry_run;
 } ht_rejection_config;
 

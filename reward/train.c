@@ -24,6 +24,7 @@
 typedef struct trainer {
     const ht_reward_config *config;
     ht_comm *comm;
+    ht_lock lock;
     ht_train_setup setup;
     ht_llama model;
     ht_trainable trainable;
@@ -103,6 +104,14 @@ done:
     return status;
 }
 
+/* Of the pairs trained and evaluated on. */
+static void hash_data(trainer *t) {
+    char parts[2][HT_HASH_LEN];
+    ht_pair_set_hash(&t->pairs, parts[0]);
+    ht_pair_set_hash(&t->held_out, parts[1]);
+    ht_hash(parts, sizeof parts, t->data_hash);
+}
+
 static ht_status load_data(trainer *t, ht_error *err) {
     ht_status status = HT_OK;
     const ht_reward_config *c = t->config;
@@ -123,7 +132,7 @@ static ht_status load_data(trainer *t, ht_error *err) {
         HT_TRY(load_split(t, HT_SPLIT_TEST, limit, &t->held_out, err));
         HT_TRY(draw_held_out(t, err));
     }
-    ht_pair_set_hash(&t->pairs, t->data_hash);
+    hash_data(t);
     ht_info("%" PRId64 " own comparisons and %" PRId64 " of %" PRId64
             " others an epoch, longest sequence %" PRId64 " tokens",
             t->mix.own_count, t->mix.drawn, t->mix.rest_count, t->pairs.longest);
@@ -273,6 +282,7 @@ static void release(trainer *t) {
     free(t->held_order);
     ht_store_close(t->store);
     ht_tokenizer_free(t->tokenizer);
+    ht_lock_release(&t->lock);
 }
 
 ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_error *err) {
@@ -282,7 +292,7 @@ ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_erro
     HT_TRY(ht_comm_open(&t.comm, err));
     HT_TRY(ht_reward_settle(t.config, &t.loss.aux_weight, &t.own_share, err));
     HT_TRY(ht_reward_margins(&t.loss, (ht_margin_kind)t.config->margin, &t.config->margin_table, err));
-    HT_TRY(ht_train_check_out(&t.config->train, t.comm, &state, err));
+    HT_TRY(ht_train_check_out(&t.config->train, t.comm, &state, &t.lock, err));
     if (state == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(load_data(&t, err));
     HT_TRY(ht_train_setup_open(&t.setup, &t.config->train, t.comm, err));

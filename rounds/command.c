@@ -9,6 +9,7 @@
 
 #include "core/backend/backend.h"
 #include "core/base/json.h"
+#include "core/base/lock.h"
 #include "core/base/log.h"
 #include "rounds/rounds.h"
 
@@ -56,14 +57,18 @@ static ht_status program_folder(char out[HT_PATH_MAX], ht_error *err) {
     return HT_OK;
 }
 
-/* Begins the folder, or checks that it holds a run of this configuration. */
-static ht_status open_run(const ht_rounds_config *config, const ht_invocation *invocation, ht_error *err) {
+/* Begins the folder and takes its lock, or checks that it holds a run of this configuration. */
+static ht_status open_run(const ht_rounds_config *config, const ht_invocation *invocation, ht_lock *lock, ht_error *err) {
     ht_status status = HT_OK;
     json_t *before = NULL;
     char note[HT_PATH_MAX], steps[HT_PATH_MAX], logs[HT_PATH_MAX];
     HT_TRY(ht_path_join(note, config->run, "run.json", err));
     HT_TRY(ht_path_join(steps, config->run, "steps", err));
     HT_TRY(ht_path_join(logs, config->run, "logs", err));
+    if (ht_path_exists(config->run) && !ht_path_is_folder(config->run))
+        return ht_fail(err, HT_ERR_USAGE, "run = \"%s\" is not a folder", config->run);
+    HT_TRY(ht_folder_check_writable(config->run, err));
+    HT_TRY(ht_lock_acquire(lock, config->run, err));
     if (ht_path_exists(note)) {
         HT_TRY(ht_json_read(note, &before, err));
         status = ht_config_check_same(invocation->command, before, invocation->resolved, err);
@@ -75,11 +80,9 @@ static ht_status open_run(const ht_rounds_config *config, const ht_invocation *i
         ht_info("%s holds a run of another configuration: beginning anew", config->run);
         *err = (ht_error)HT_ERROR_INIT;
         HT_TRY(ht_folder_remove(config->run, err));
-    } else if (ht_path_exists(config->run) && !ht_path_is_folder(config->run)) {
-        status = ht_fail(err, HT_ERR_USAGE, "run = \"%s\" is not a folder", config->run);
-        goto done;
+        ht_lock_release(lock); /* its file is gone */
+        HT_TRY(ht_lock_acquire(lock, config->run, err));
     }
-    HT_TRY(ht_folder_check_writable(config->run, err));
     HT_TRY(ht_folder_create(steps, err));
     HT_TRY(ht_folder_create(logs, err));
     HT_TRY(ht_json_write(note, invocation->resolved, err));
@@ -103,6 +106,7 @@ static ht_status run_rounds(void *values, const ht_invocation *invocation, ht_er
     ht_status status = HT_OK;
     ht_rounds_config *config = values;
     ht_plan plan = {0};
+    ht_lock lock = {.path = ""};
     char programs[HT_PATH_MAX];
     if (config->annotator == HT_ANNOTATOR_HUMAN && !config->base[0])
         return ht_fail(err, HT_ERR_USAGE, "base is empty: with annotator = human a pretrained model folder is needed");
@@ -111,11 +115,12 @@ static ht_status run_rounds(void *values, const ht_invocation *invocation, ht_er
     if (config->dry_run) {
         HT_TRY(print_plan(&plan, err));
     } else {
-        HT_TRY(open_run(config, invocation, err));
+        HT_TRY(open_run(config, invocation, &lock, err));
         HT_TRY(ht_plan_run(&plan, config, programs, err));
     }
 done:
     ht_plan_free(&plan);
+    ht_lock_release(&lock);
     return status;
 }
 

@@ -14,6 +14,7 @@ typedef struct session {
     const ht_invocation *invocation;
     ht_comm *comm;
     ht_train_out out;
+    ht_lock lock;
     char tokenizer_path[HT_PATH_MAX];
     char temporary[HT_PATH_MAX]; /* folder of a dry run's tokenizer, to be removed; "" none */
     ht_tokenizer *tokenizer;
@@ -232,7 +233,7 @@ ht_status ht_sft_run(void *config, const ht_invocation *invocation, ht_error *er
     ht_status status = HT_OK;
     HT_TRY(ht_comm_open(&s.comm, err));
     HT_TRY(check_sources(s.config, err));
-    HT_TRY(ht_train_check_out(&s.config->train, s.comm, &s.out, err));
+    HT_TRY(ht_train_check_out(&s.config->train, s.comm, &s.out, &s.lock, err));
     if (s.out == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(open_tokenizer(&s, err));
     HT_TRY(load_data(&s, err));
@@ -244,6 +245,7 @@ done:
     ht_sft_data_free(&s.data);
     ht_store_close(s.store);
     ht_tokenizer_free(s.tokenizer);
+    ht_lock_release(&s.lock);
     status = ht_comm_close(s.comm, status, err);
     if (s.temporary[0]) { /* other ranks have read it */
         ht_error ignored = HT_ERROR_INIT;

@@ -130,34 +130,49 @@ static char *value_text(const json_t *value) {
     return json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(15));
 }
 
+/* A list of differences for a message; what does not fit is counted. */
+typedef struct difference_list {
+    char text[sizeof((ht_error *)0)->message - 80];
+    size_t used, unnamed;
+} difference_list;
+
+static void add_difference(difference_list *list, const char *key, const json_t *before, const json_t *now) {
+    char *old_text = value_text(before), *new_text = value_text(now);
+    int length = snprintf(list->text + list->used, sizeof list->text - list->used, "%s%s was %s, is %s",
+                          list->used ? "; " : "", key, old_text ? old_text : "?", new_text ? new_text : "?");
+    free(old_text);
+    free(new_text);
+    if (length >= 0 && (size_t)length < sizeof list->text - list->used) {
+        list->used += (size_t)length;
+    } else {
+        list->text[list->used] = '\0';
+        list->unnamed++;
+    }
+}
+
+static int is_safe(const ht_config_table *table, const char *key) {
+    const ht_config_entry *entry = ht_config_find(table, key);
+    return entry && entry->option->properties & HT_OPTION_RESUME_SAFE;
+}
+
 ht_status ht_config_check_same(const ht_command *command, const json_t *before, const json_t *now,
                                ht_error *err) {
     ht_config_table table;
+    difference_list list = {.used = 0};
+    const char *key;
+    json_t *value;
     ht_status status = ht_config_table_init(&table, command, NULL, err);
     if (status != HT_OK) return status;
-    char list[sizeof err->message - 80] = "";
-    size_t used = 0, unnamed = 0;
-    for (size_t i = 0; i < table.count; i++) {
-        const ht_option *option = table.entries[i].option;
-        const json_t *old_value = json_object_get(before, option->key),
-                     *new_value = json_object_get(now, option->key);
-        if (option->properties & HT_OPTION_RESUME_SAFE) continue;
-        if (old_value && new_value && json_equal(old_value, new_value)) continue;
-        if (!old_value && !new_value) continue;
-        char *old_text = value_text(old_value), *new_text = value_text(new_value);
-        int length = snprintf(list + used, sizeof list - used, "%s%s was %s, is %s", used ? "; " : "",
-                              option->key, old_text ? old_text : "?", new_text ? new_text : "?");
-        free(old_text);
-        free(new_text);
-        if (length >= 0 && (size_t)length < sizeof list - used) {
-            used += (size_t)length;
-        } else {
-            list[used] = '\0';
-            unnamed++;
-        }
+    json_object_foreach((json_t *)(uintptr_t)now, key, value) {
+        const json_t *old = json_object_get(before, key);
+        if (!is_safe(&table, key) && !(old && json_equal(old, value))) add_difference(&list, key, old, value);
+    }
+    json_object_foreach((json_t *)(uintptr_t)before, key, value) {
+        if (!is_safe(&table, key) && !json_object_get(now, key)) add_difference(&list, key, value, NULL);
     }
     ht_config_table_release(&table);
-    if (unnamed) return ht_fail(err, HT_ERR_USAGE, "configuration differs: %s; and %zu more", list, unnamed);
-    if (used) return ht_fail(err, HT_ERR_USAGE, "configuration differs: %s", list);
+    if (list.unnamed)
+        return ht_fail(err, HT_ERR_USAGE, "configuration differs: %s; and %zu more", list.text, list.unnamed);
+    if (list.used) return ht_fail(err, HT_ERR_USAGE, "configuration differs: %s", list.text);
     return HT_OK;
 }

@@ -147,8 +147,8 @@ ht_status ht_config_parse(const ht_command *command, int argc, char *const *argv
 void ht_config_release(const ht_command *command, void *config);
 
 /*
- * Compares two resolved configurations, leaving out RESUME_SAFE keys. HT_ERR_USAGE lists every differing key with
- * both values.
+ * Compares two resolved configurations, leaving out RESUME_SAFE keys; keys that are no option's are compared
+ * too. HT_ERR_USAGE lists every differing key with both values.
  */
 ht_status ht_config_check_same(const ht_command *command, const json_t *before, const json_t *now, ht_error *err);
 

@@ -21,6 +21,7 @@ typedef struct chunk {
     ht_example_set waiting; /* ids: of the responses */
     int64_t rows;           /* of the chunk, scored or not */
     int64_t missing, from_text;
+    double seconds; /* the last chunk took */
     ht_progress progress;
     ht_messages messages; /* of dialogue `dialog` */
     int64_t dialog;
@@ -99,7 +100,8 @@ done:
 
 /* Scores the chunk, keeps the scores and begins the next. */
 static ht_status flush(chunk *c, ht_error *err) {
-    ht_status status = ht_stop_requested();
+    ht_status status = ht_stop_within(c->seconds);
+    double started = ht_now();
     int64_t count = (int64_t)c->waiting.count;
     float scores[CHUNK_ROWS];
     c->rows = 0;
@@ -109,6 +111,7 @@ static ht_status flush(chunk *c, ht_error *err) {
     HT_TRY(keep_scores(c, scores, err));
     c->result->scored += count;
     c->waiting.count = 0;
+    c->seconds = ht_now() - started;
     ht_progress_update(&c->progress, c->result->scored, "responses");
 done:
     return status;

@@ -39,8 +39,9 @@ typedef struct ht_recorder {
     int complained;
 } ht_recorder;
 
-/* Opens the file for the rows behind its first `size` bytes; what follows them is cut. A file shorter than
- * that is an earlier run's loss: a warning. */
+/* Opens the file for the rows behind its first `size` bytes; what follows them is cut, and the rows before
+ * are put into the database where they are not there. A file shorter than that is an earlier run's loss: a
+ * warning. */
 ht_status ht_recorder_open(ht_recorder *recorder, const char *path, int64_t size, ht_store *store,
                            int64_t run_id, ht_error *err);
 void ht_recorder_close(ht_recorder *recorder); /* of a zeroed one: does nothing */

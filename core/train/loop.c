@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/base/json.h"
 #include "core/base/log.h"
@@ -18,6 +19,8 @@
 #include "core/base/progress.h"
 #include "core/base/signals.h"
 #include "core/checkpoint/train_state.h"
+
+#define MARGIN 1.25 /* what steps and saves are allowed to take longer than they did */
 
 typedef struct loop {
     ht_train_run *run;
@@ -29,11 +32,15 @@ typedef struct loop {
     ht_recorder recorder;
     ht_progress progress;
     double step_started, rate; /* ht_now; tokens a second, smoothed */
+    double saved_at;           /* ht_now of the last state, or of the start */
+    double longest, saving;    /* seconds: from one place where the state can be saved to the next; the last
+                                  save; 0: unknown */
     ht_schedule schedule;
     int64_t stride;
     int64_t updates;    /* done */
     int64_t last_saved; /* updates in the newest state; -1: there is none */
     int64_t run_id, parent_id;
+    int complete; /* the model folder is: the database has not heard of it yet */
     int begun; /* this process takes part in the run, rather than being refused */
     int stop;  /* early stop asked for by the task */
     int mixed; /* some models have had the update of this step, others not: nothing to save */
@@ -82,12 +89,31 @@ static ht_status loop_init(loop *l, ht_train_run *run, const ht_train_task *task
 /* --- begin, resume ----------------------------------------------------------------------------------------
  */
 
+/* What makes a run the one it is: its configuration, and what that was applied to. A new reference. */
+static ht_status identify(const loop *l, json_t **identity, ht_error *err) {
+    const ht_train_run *run = l->run;
+    char parent[HT_HASH_LEN] = "";
+    ht_status status = HT_OK;
+    *identity = NULL;
+    if (run->lineage.parent) HT_TRY(ht_model_folder_hash(run->lineage.parent, parent, err));
+    *identity = json_copy(run->invocation->resolved);
+    json_t *facts = json_pack("{s:s, s:s, s:s, s:I, s:s}", "stage", run->lineage.stage, "data_hash",
+                              run->data_hash, "parent_hash", parent, "steps", (json_int_t)l->task->steps,
+                              "dtype", ht_dtype_torch_name(ht_backend_dtype(run->setup->be)));
+    if (!*identity || !facts || json_object_update(*identity, facts))
+        status = ht_fail(err, HT_ERR_NOMEM, "out of memory for \"%s\"", l->paths.run);
+    json_decref(facts);
+done:
+    return status;
+}
+
 /* Notes a new run in the database and in run.json, which makes the folder one that holds a run. */
 static ht_status begin_run(loop *l, ht_error *err) {
     ht_train_run *run = l->run;
     ht_status status = HT_OK;
-    json_t *note = NULL;
+    json_t *note = NULL, *identity = NULL;
     char *config = NULL;
+    HT_TRY(identify(l, &identity, err));
     HT_TRY(ht_folder_create(l->paths.state, err));
     if (run->store && run->lineage.parent)
         HT_TRY(ht_train_register_model(run->store, run->lineage.parent, &l->parent_id, err));
@@ -101,9 +127,8 @@ static ht_status begin_run(loop *l, ht_error *err) {
                                                 .folder = l->config->out},
                                   &l->run_id, err));
     }
-    note = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:O}", "stage", run->lineage.stage, "data_hash",
-                     run->data_hash, "dtype", ht_dtype_torch_name(ht_backend_dtype(run->setup->be)), "steps", (json_int_t)l->task->steps, "run_id", (json_int_t)l->run_id,
-                     "parent_id", (json_int_t)l->parent_id, "config", run->invocation->resolved);
+    note = json_pack("{s:I, s:I, s:O}", "run_id", (json_int_t)l->run_id, "parent_id",
+                     (json_int_t)l->parent_id, "identity", identity);
     if (!note) {
         status = ht_fail(err, HT_ERR_NOMEM, "out of memory for \"%s\"", l->paths.run);
         goto done;
@@ -111,6 +136,7 @@ static ht_status begin_run(loop *l, ht_error *err) {
     status = ht_json_write(l->paths.run, note, err);
 done:
     free(config);
+    json_decref(identity);
     json_decref(note);
     return status;
 }
@@ -118,44 +144,19 @@ done:
 /* Refuses a run that is not the one of run.json. */
 static ht_status check_same_run(loop *l, ht_error *err) {
     ht_status status = HT_OK;
-    json_t *note = NULL;
+    json_t *note = NULL, *identity = NULL;
+    HT_TRY(identify(l, &identity, err));
     HT_TRY(ht_json_read(l->paths.run, &note, err));
-    const char *stage = ht_json_string(note, "stage"), *hash = ht_json_string(note, "data_hash");
-    const char *dtype = ht_json_string(note, "dtype"), *dtype_now = ht_dtype_torch_name(ht_backend_dtype(l->run->setup->be));
-    const json_t *config = json_object_get(note, "config");
-    int64_t steps = 0;
-    HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "steps", 1}, 1, INT64_MAX, &steps, err));
     HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "run_id", 1}, 0, INT64_MAX, &l->run_id, err));
     HT_TRY(ht_json_get_int(note, (ht_json_field){l->paths.run, "parent_id", 1}, 0, INT64_MAX, &l->parent_id,
                            err));
-    if (!stage || !hash || !dtype || !json_is_object(config)) {
-        status = ht_fail(err, HT_ERR_DATA, "%s: \"stage\", \"data_hash\", \"dtype\" or \"config\" is missing",
-                         l->paths.run);
-        goto done;
-    }
-    if (strcmp(stage, l->run->lineage.stage) != 0) {
-        status = ht_fail(err, HT_ERR_USAGE, "\"%s\" holds a run of stage \"%s\", this is stage \"%s\"",
-                         l->config->out, stage, l->run->lineage.stage);
-        goto done;
-    }
-    status = ht_config_check_same(l->run->invocation->command, config, l->run->invocation->resolved, err);
-    if (status != HT_OK) {
-        ht_fail_in(err, "cannot resume \"%s\"", l->config->out);
-        goto done;
-    }
-    if (strcmp(dtype, dtype_now) != 0) {
-        status = ht_fail(err, HT_ERR_USAGE,
-                         "cannot resume \"%s\": it was begun in %s, and train.dtype = auto means %s on this machine",
-                         l->config->out, dtype, dtype_now);
-        goto done;
-    }
-    if (strcmp(hash, l->run->data_hash) != 0 || steps != l->task->steps)
-        status = ht_fail(
-            err, HT_ERR_USAGE,
-            "cannot resume \"%s\": the data has changed since the run was begun (hash %s, now %s; %" PRId64
-            " steps, now %" PRId64 ")",
-            l->config->out, hash, l->run->data_hash, steps, l->task->steps);
+    status =
+        ht_config_check_same(l->run->invocation->command, json_object_get(note, "identity"), identity, err);
+    if (status == HT_ERR_USAGE)
+        ht_fail_in(err, "cannot resume \"%s\", begun with another configuration or other data",
+                   l->config->out);
 done:
+    json_decref(identity);
     json_decref(note);
     return status;
 }
@@ -171,6 +172,8 @@ static ht_status begin_or_find(loop *l, int64_t *step, json_t **values, ht_error
                        "--resume",
                        l->config->out);
     HT_TRY(check_same_run(l, err));
+    l->complete = ht_model_folder_complete(l->config->out);
+    if (l->complete) goto done;
     HT_TRY(ht_train_state_find(l->paths.state, step, values, err));
     if (*step < 0) ht_info("\"%s\" holds no saved state yet: starting from the beginning", l->config->out);
 done:
@@ -181,10 +184,11 @@ done:
 static ht_status share_found(loop *l, int64_t *step, json_t **values, ht_error *err) {
     ht_status status = HT_OK;
     char *text = *values ? json_dumps(*values, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
-    int64_t head[2] = {*step, text ? (int64_t)strlen(text) : 0};
+    int64_t head[3] = {*step, text ? (int64_t)strlen(text) : 0, l->complete};
     if (!l->comm) goto done;
     HT_TRY(ht_comm_broadcast(l->comm, head, sizeof head, err));
     *step = head[0];
+    l->complete = head[2] != 0;
     if (!text) HT_TRY(ht_calloc(&text, (size_t)head[1] + 1, 1, err));
     HT_TRY(ht_comm_broadcast(l->comm, text, (size_t)head[1], err));
     if (!l->leads && head[1]) *values = json_loads(text, 0, NULL);
@@ -233,11 +237,13 @@ static ht_status enter_run(loop *l, ht_error *err) {
     ht_status status = HT_OK;
     json_t *values = NULL;
     int64_t step = -1, metrics_bytes = 0;
+    struct stat rows;
     HT_TRY(check_same_data(l, err));
     HT_TRY(ht_comm_barrier(l->comm, err)); /* a rank that fails before leaves no run behind */
     if (l->leads) HT_TRY(begin_or_find(l, &step, &values, err));
     HT_TRY(share_found(l, &step, &values, err));
     if (step >= 0) HT_TRY(restore(l, step, values, &metrics_bytes, err));
+    if (l->complete && stat(l->paths.metrics, &rows) == 0) metrics_bytes = (int64_t)rows.st_size;
     l->begun = 1;
     l->run->run_id = l->run_id;
     if (l->leads)
@@ -254,6 +260,7 @@ static ht_status save_state(loop *l, ht_error *err) {
     ht_status status = HT_OK;
     json_t *values = NULL, *task = json_object();
     int64_t metrics_bytes = 0;
+    double started = ht_now();
     if (l->last_saved == l->updates) goto done;
     if (!l->leads) {
         l->last_saved = l->updates;
@@ -270,6 +277,9 @@ static ht_status save_state(loop *l, ht_error *err) {
     HT_TRY(ht_train_state_save(l->paths.state, l->updates, values, l->parts,
                                l->part_count, l->run->setup->be, l->config->keep_last, err));
     l->last_saved = l->updates;
+    l->saved_at = ht_now();
+    l->saving = l->saved_at - started;
+    ht_stop_reserve(MARGIN * l->saving);
 done:
     json_decref(task);
     json_decref(values);
@@ -280,9 +290,15 @@ static int at_stride(const loop *l) {
     return l->updates % l->stride == 0;
 }
 
+/* The clock has a say in when a state is saved, never in what is computed. */
 static int save_is_due(const loop *l) {
     int64_t every = l->config->save_every, before = l->last_saved > 0 ? l->last_saved : 0;
-    return every > 0 && at_stride(l) && l->updates < l->task->steps && l->updates / every > before / every;
+    double seconds = 60 * l->config->save_every_minutes;
+    if (l->updates == 0 || l->updates >= l->task->steps || !at_stride(l)) return 0;
+    /* How long a save takes must be known before the time is up. */
+    if (l->config->max_minutes > 0 && l->saving == 0) return 1;
+    return (every > 0 && l->updates / every > before / every) ||
+           (seconds > 0 && ht_now() - l->saved_at >= seconds);
 }
 
 /* Ends a run that was asked to stop: `asked` is the signal's status. The weights are those after l->updates.
@@ -382,7 +398,10 @@ static ht_status after_update(loop *l, ht_metrics *metrics, ht_error *err) {
     ht_status status = HT_OK;
     int evaluated = evaluation_is_due(l), stop = 0;
     if (evaluated) {
-        HT_TRY(l->task->evaluate(l->task->self, l->updates, metrics, &stop, err));
+        ht_stop_hold(); /* a state holds no evaluation that is half done */
+        status = l->task->evaluate(l->task->self, l->updates, metrics, &stop, err);
+        ht_stop_unhold();
+        if (status != HT_OK) goto done;
         show_evaluation(l, metrics);
     }
     if (l->updates > 0) l->stop = stop;
@@ -400,7 +419,7 @@ static ht_status do_step(loop *l, ht_error *err) {
     l->step_started = ht_now();
     ht_profile_enter(l->run->setup->be);
     status = train_models(l, &metrics, err);
-    if (status == HT_INTERRUPTED || status == HT_TERMINATED) {
+    if (ht_status_is_stop(status)) {
         ht_error said = HT_ERROR_INIT;
         *err = said; /* the task's words give way to where the run can be taken up again */
         return stop_run(l, status, err);
@@ -418,9 +437,13 @@ done:
     return status;
 }
 
-/* *asked in: the stop this rank was asked for; out: that of any rank, so that all end at the same step. */
-static ht_status agree_to_stop(loop *l, ht_status *asked, ht_error *err) {
-    double code = (double)*asked;
+/* Where the state can be saved: what stops the run here, or before the next such place; on any rank, so that all end at
+ * the same step. The codes of signals are above that of the end of the time. */
+static ht_status stop_asked(loop *l, double *since, ht_status *asked, ht_error *err) {
+    double now = ht_now();
+    if (now - *since > l->longest) l->longest = now - *since;
+    *since = now;
+    double code = (double)ht_stop_within(MARGIN * l->longest);
     ht_status status = ht_comm_max(l->comm, &code, 1, err);
     *asked = (ht_status)code;
     return status;
@@ -430,19 +453,23 @@ static ht_status run_steps(loop *l, ht_error *err) {
     ht_status status = HT_OK;
     ht_metrics first = {.count = 0};
     int said = 0;
+    double since = ht_now();
+    l->saved_at = since;
     ht_progress_start(&l->progress, l->run->lineage.stage, l->task->steps);
     ht_progress_update(&l->progress, l->updates, NULL);
     if (l->updates == 0 && evaluation_is_due(l)) HT_TRY(after_update(l, &first, err));
     while (l->updates < l->task->steps && !l->stop) {
-        ht_status asked = ht_stop_requested();
-        HT_TRY(agree_to_stop(l, &asked, err));
-        if (asked != HT_OK && at_stride(l)) {
+        ht_status asked = HT_OK;
+        if (at_stride(l)) HT_TRY(stop_asked(l, &since, &asked, err));
+        if (asked != HT_OK) {
             status = stop_run(l, asked, err);
             goto done;
         }
-        if (asked != HT_OK && !said++)
+        if (!said && !at_stride(l) && ht_stop_requested() != HT_OK) {
             ht_info("asked to stop: going on to step %" PRId64 ", where the state can be saved",
                     (l->updates / l->stride + 1) * l->stride);
+            said = 1;
+        }
         HT_TRY(do_step(l, err));
     }
     if (l->stop) ht_info("stopped early after step %" PRId64 " of %" PRId64, l->updates, l->task->steps);
@@ -464,8 +491,9 @@ static ht_status finish_run(loop *l, ht_error *err) {
     HT_TRY(ht_recorder_sync(&l->recorder, &bytes, err));
     run->lineage.config = run->invocation->resolved;
     run->lineage.round = l->config->round;
-    HT_TRY(ht_model_folder_save(l->config->out, model, model->weights.dtype, run->tokenizer, &run->lineage,
-                                err));
+    if (!ht_model_folder_complete(l->config->out))
+        HT_TRY(ht_model_folder_save(l->config->out, model, model->weights.dtype, run->tokenizer,
+                                    &run->lineage, err));
     if (run->store) {
         HT_TRY(ht_train_register_child(run->store, l->config->out, l->parent_id, &model_id, err));
         HT_TRY(ht_store_end_run(run->store, l->run_id, HT_OK, model_id, err));
@@ -503,7 +531,7 @@ ht_status ht_train_run_task(ht_train_run *run, const ht_train_task *task, ht_err
     }
     ht_arena_seal(&run->setup->arena);
     HT_TRY(enter_run(&l, err));
-    HT_TRY(run_steps(&l, err));
+    if (!l.complete) HT_TRY(run_steps(&l, err));
     HT_TRY(finish_run(&l, err));
 done:
     if (status != HT_OK) note_outcome(&l, status);

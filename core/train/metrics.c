@@ -14,6 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/files.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -40,6 +42,42 @@ static ht_status file_error(const ht_recorder *recorder, ht_error *err) {
     return ht_fail(err, HT_ERR_IO, "cannot write \"%s\": %s", recorder->path, strerror(errno));
 }
 
+/* The row of one line of the file, into the database. */
+static ht_status store_line(ht_recorder *recorder, const char *line, size_t length, ht_error *err) {
+    ht_status status = HT_OK;
+    ht_metric metrics[HT_METRICS_MAX + 1];
+    size_t count = 0;
+    const char *name;
+    json_t *value, *row = json_loadb(line, length, 0, NULL);
+    int64_t step = 0;
+    HT_TRY(ht_json_get_int(row, (ht_json_field){recorder->path, "step", 1}, 0, INT64_MAX, &step, err));
+    json_object_foreach(row, name, value) {
+        if (strcmp(name, "step") == 0 || count > HT_METRICS_MAX) continue;
+        metrics[count++] = (ht_metric){step, name, json_is_number(value) ? json_number_value(value) : NAN};
+    }
+    status = ht_store_add_metrics(recorder->store, recorder->run_id, metrics, count, err);
+done:
+    json_decref(row);
+    return status;
+}
+
+/* The rows of the file are those of the database: one that waited for it when its process was killed comes in
+ * now. */
+static ht_status store_file(ht_recorder *recorder, ht_error *err) {
+    ht_status status = HT_OK;
+    char *text = NULL;
+    size_t size = 0;
+    HT_TRY(ht_file_read(recorder->path, &text, &size, err));
+    HT_TRY(ht_store_begin(recorder->store, err));
+    for (char *line = text, *end; (end = memchr(line, '\n', size - (size_t)(line - text))); line = end + 1)
+        HT_TRY(store_line(recorder, line, (size_t)(end - line), err));
+    HT_TRY(ht_store_commit(recorder->store, err));
+done:
+    if (status != HT_OK) ht_store_rollback(recorder->store);
+    free(text);
+    return status;
+}
+
 ht_status ht_recorder_open(ht_recorder *recorder, const char *path, int64_t size, ht_store *store,
                            int64_t run_id, ht_error *err) {
     *recorder = (ht_recorder){.path = path, .store = store, .run_id = run_id, .flushed = ht_now()};
@@ -57,6 +95,7 @@ ht_status ht_recorder_open(ht_recorder *recorder, const char *path, int64_t size
                 path, present, size);
     else if (ftruncate(fileno(recorder->file), size) != 0)
         status = file_error(recorder, err);
+    if (status == HT_OK && store && size > 0) status = store_file(recorder, err);
 done:
     if (status != HT_OK) ht_recorder_close(recorder);
     return status;
@@ -94,8 +133,10 @@ static ht_status queue_for_store(ht_recorder *recorder, int64_t step, const ht_m
                                recorder->count + (size_t)metrics->count, sizeof *recorder->pending, err);
     if (status != HT_OK) return status;
     for (int i = 0; i < metrics->count; i++)
-        recorder->pending[recorder->count++] =
-            (ht_metric){.step = step, .name = metrics->names[i], .value = metrics->values[i]};
+        recorder->pending[recorder->count++] = (ht_metric){
+            .step = step,
+            .name = metrics->names[i],
+            .value = isfinite(metrics->values[i]) ? metrics->values[i] : NAN}; /* as in the file */
     return ht_now() - recorder->flushed > FLUSH_SECONDS ? flush_to_store(recorder, err) : HT_OK;
 }
 

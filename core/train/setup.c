@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "core/base/log.h"
+#include "core/base/progress.h"
+#include "core/base/signals.h"
 
 ht_status ht_train_paths_init(ht_train_paths *paths, const char *out, ht_error *err) {
     ht_status status = HT_OK;
@@ -17,25 +19,28 @@ done:
     return status;
 }
 
-static ht_status look_at_out(const ht_train_config *config, ht_train_out *state, ht_error *err) {
+static ht_status look_at_out(const ht_train_config *config, ht_train_out *state, ht_lock *lock, ht_error *err) {
     ht_status status = HT_OK;
     ht_train_paths paths;
     *state = HT_TRAIN_OUT_FRESH;
     HT_TRY(ht_train_paths_init(&paths, config->out, err));
+    if (!config->dry_run) {
+        HT_TRY(ht_folder_check_writable(config->out, err));
+        HT_TRY(ht_lock_acquire(lock, config->out, err));
+    }
     int begun = ht_path_exists(paths.run), complete = ht_model_folder_complete(config->out);
-    if (!config->dry_run) HT_TRY(ht_folder_check_writable(config->out, err));
     if (!config->resume && (begun || complete)) {
         status = ht_fail(err, HT_ERR_USAGE, "out = \"%s\" holds %s; give another folder%s", config->out,
                          complete ? "a model" : "a run that has not ended", complete ? "" : ", or --resume");
         goto done;
     }
-    if (complete) {
+    if (begun) {
+        *state = HT_TRAIN_OUT_RESUME;
+    } else if (complete) {
         *state = HT_TRAIN_OUT_FINISHED;
         ht_info("\"%s\" is finished: nothing to do", config->out);
-        /* Left when a run was killed between its last two acts. */
+        /* What a run that was killed while it removed its state has left. */
         if (!config->dry_run) HT_TRY(ht_folder_remove(paths.state, err));
-    } else if (begun) {
-        *state = HT_TRAIN_OUT_RESUME;
     } else if (config->resume) {
         ht_info("\"%s\" holds no run to resume: starting from the beginning", config->out);
     }
@@ -43,9 +48,12 @@ done:
     return status;
 }
 
-ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_error *err) {
+ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_lock *lock,
+                             ht_error *err) {
     ht_status status = HT_OK;
-    if (ht_comm_rank(comm) == 0) HT_TRY(look_at_out(config, state, err));
+    lock->path[0] = '\0';
+    if (config->max_minutes > 0) ht_stop_at(ht_now() + 60 * config->max_minutes);
+    if (ht_comm_rank(comm) == 0) HT_TRY(look_at_out(config, state, lock, err));
     HT_TRY(ht_comm_broadcast(comm, state, sizeof *state, err));
 done:
     return status;

@@ -25,6 +25,7 @@
 #include <jansson.h>
 
 #include "core/backend/profile.h"
+#include "core/base/lock.h"
 #include "core/checkpoint/model_folder.h"
 #include "core/comm/comm.h"
 #include "core/config/config.h"
@@ -41,12 +42,14 @@ typedef struct ht_train_config {
     int64_t threads, seed, round;
     int backend; /* ht_backend_kind */
     int dtype;   /* ht_dtype_choice, of weights and activations */
+    double max_minutes; /* 0: no limit */
     double lr, final_lr, warmup_share;
     int64_t warmup_min;
     int schedule; /* ht_schedule_kind */
     ht_optimizer_config optimizer;
     int state; /* ht_adamw_state */
     int64_t save_every, keep_last, eval_every, log_every;
+    double save_every_minutes;
     int64_t micro_tokens; /* tokens a forward and backward pass */
     int recompute, profile;
 } ht_train_config;
@@ -71,6 +74,8 @@ extern const char *const ht_train_schedule_names[];
         HT_OPT_INT(ht_train_config, threads, "threads", "0", 0, 4096, HT_OPTION_RESUME_SAFE,                 \
                    "CPU threads; 0: one a core; another number may change the last bits"),                   \
         HT_PROFILE_OPTION(ht_train_config),                                                                  \
+        HT_OPT_FLOAT(ht_train_config, max_minutes, "max_minutes", "0", 0, 1e7, HT_OPTION_RESUME_SAFE,        \
+                     "save the state and stop, exit code 75, before so many minutes are over; 0: no limit"), \
         HT_OPT_INT(ht_train_config, seed, "seed", "1", 0, 9007199254740992.0, 0,                             \
                    "seed of every random number"),                                                           \
         HT_OPT_INT(ht_train_config, round, "round", "0", 0, 1000000, 0,                                      \
@@ -103,7 +108,9 @@ extern const char *const ht_train_schedule_names[];
                     "keep each layer's input only and compute the rest again in the backward pass"),         \
         HT_OPT_INT(ht_train_config, save_every, "train.save_every", "500", 0, 1000000000,                    \
                    HT_OPTION_RESUME_SAFE,                                                                    \
-                   "steps between training states; 0: only when stopped by a signal"),                       \
+                   "steps between training states; 0: only by time and when stopped"),                       \
+        HT_OPT_FLOAT(ht_train_config, save_every_minutes, "train.save_every_minutes", "30", 0, 1e7,          \
+                     HT_OPTION_RESUME_SAFE, "longest time between training states; 0: none"),                \
         HT_OPT_INT(ht_train_config, keep_last, "train.keep_last", "2", 1, 1000, HT_OPTION_RESUME_SAFE,       \
                    "training states kept"),                                                                  \
         HT_OPT_INT(ht_train_config, eval_every, "train.eval_every", "100", 0, 1000000000, 0,                 \
@@ -119,16 +126,18 @@ ht_trainable_options ht_train_trainable_options(const ht_train_config *config, i
 
 typedef enum ht_train_out {
     HT_TRAIN_OUT_FRESH,   /* nothing there: start */
-    HT_TRAIN_OUT_RESUME,  /* --resume, and a run was begun there */
+    HT_TRAIN_OUT_RESUME,  /* --resume, and a run was begun there that has not come to its end */
     HT_TRAIN_OUT_FINISHED /* --resume, and the model is complete: says so; the command is done, HT_OK */
 } ht_train_out;
 
 /*
- * Looks at the output folder before any work. HT_ERR_IO when it cannot be written; HT_ERR_USAGE when it holds
- * a run or a model and --resume is not given. --resume on an empty folder starts from the beginning and says
- * so.
+ * Looks at the output folder before any work, and takes its lock, which the caller releases (also after a
+ * failure, and before ht_comm_close); a dry run takes none, nor do ranks other than 0. HT_ERR_IO when it cannot be written; HT_ERR_USAGE when another process has
+ * it, naming that, or when it holds a run or a model and --resume is not given. --resume on an empty folder
+ * starts from the beginning and says so. From here on the time of max_minutes runs.
  */
-ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_error *err);
+ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_lock *lock,
+                             ht_error *err);
 
 /* Backend and arena of a command, and the ranks it runs on. Zeroed on failure. A GPU backend takes the rank's own GPU. */
 typedef struct ht_train_setup {

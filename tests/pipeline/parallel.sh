@@ -87,6 +87,10 @@ grep -q "the state of step .* is saved" "$work/output" || fail "a stop that save
 cp -r "$work/stopped" "$work/stopped-1"
 expect 0 "going on from step" start 2 "${sft[@]}" --out "$work/stopped" --resume
 same "$work/sft-2" "$work/stopped"
+# killed when the model was complete and the run's note still there: all ranks know that there is nothing to train
+mkdir "$work/stopped/state" && cp "$work/stopped-1/state/run.json" "$work/stopped/state"
+expect 0 "model in" start 2 "${sft[@]}" --out "$work/stopped" --resume
+same "$work/sft-2" "$work/stopped"
 expect 0 "going on from step" "${sft[@]}" --out "$work/stopped-1" --resume
 alike "$work/sft-1" "$work/stopped-1"
 
@@ -113,7 +117,7 @@ expect 2 "holds a model" start 2 "${sft[@]}" --out "$work/sft-1"
 [ "$(grep -c "holds a model" "$work/output")" -eq 1 ] || fail "an error that all ranks have is said by several"
 expect 0 "finished" start 2 "${sft[@]}" --out "$work/sft-1" --resume
 expect 0 "steps 33" start 2 "${sft[@]}" --out "$work/x" --dry-run
-[ ! -e "$work/x" ] || fail "a refused run left a folder"
+[ -z "$(ls -A "$work/x")" ] || fail "a refused run left $(ls -A "$work/x")"
 # N processes that do not know of each other are refused
 expect 2 "runs as one" start 2 "$bin/halter-annotations" stats --db "$work/p.db"
 expect 2 "runs as one" start 2 "$bin/halter-reward" evaluate --db "$work/p.db" --model "$work/reward-1"

@@ -58,7 +58,7 @@ kill_at "$work/sft-other" 9 "${tune[@]}"
 printf 'prompt,response\nanother prompt,another answer\n' > "$work/more.csv"
 cp "$work/p.db" "$work/p2.db"
 expect 0 "" "$annotations" import --kind helpfulness --db "$work/p2.db" --split train "$work/more.csv"
-expect 2 "data has changed" "${tune[@]}" --db "$work/p2.db" --out "$work/sft-other" --resume
+expect 2 "data_hash was" "${tune[@]}" --db "$work/p2.db" --out "$work/sft-other" --resume
 
 # --- wrong inputs
 expect 2 "no data" "$sft" --out "$work/x"

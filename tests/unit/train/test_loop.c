@@ -12,7 +12,9 @@
 
 #include "core/base/json.h"
 #include "core/base/log.h"
+#include "core/base/progress.h"
 #include "core/base/rng.h"
+#include "core/base/signals.h"
 #include "core/train/internal.h"
 
 enum { STEPS = 6, ARGUMENTS_MAX = 40 };
@@ -44,6 +46,8 @@ typedef struct plan {
     int64_t stop_at;   /* updates at which evaluate asks to stop; 0: none */
     int keep_no_state; /* the task has no save and load */
     int own_gradients; /* of the second model, not in the first one's memory */
+    int64_t time_up_at;     /* step during which the time ends; 0: none */
+    int64_t time_up_during; /* updates of the evaluation during which it ends; 0: none */
     ht_store *store;
 } plan;
 
@@ -73,6 +77,7 @@ static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *met
     worker *w = self;
     if (model == 0 && w->wanted->interrupt_at && step == w->wanted->interrupt_at)
         return ht_fail(err, HT_TERMINATED, "stop");
+    if (model == 0 && w->wanted->time_up_at && step == w->wanted->time_up_at) ht_stop_at(ht_now());
     put_gradient(w, model, step);
     if (model > 0) return HT_OK;
     w->counter += step + 1;
@@ -85,8 +90,12 @@ static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *met
 
 static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int *stop, ht_error *err) {
     worker *w = self;
-    (void)err;
     w->evaluations++;
+    if (w->wanted->time_up_during && updates == w->wanted->time_up_during) {
+        ht_stop_at(ht_now());
+        ht_status asked = ht_stop_requested(); /* as what it calls does */
+        if (asked != HT_OK) return ht_fail(err, asked, "evaluation was cut");
+    }
     ht_metrics_set(metrics, "eval_counter", (double)w->counter);
     ht_metrics_set(metrics, "eval_none", NAN);
     *stop = w->wanted->stop_at && updates >= w->wanted->stop_at;
@@ -151,7 +160,8 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
     ht_status status = HT_OK;
     ht_train_setup setup = {.be = NULL};
     ht_train_out state;
-    HT_TRY(ht_train_check_out(config, NULL, &state, err));
+    ht_lock lock;
+    HT_TRY(ht_train_check_out(config, NULL, &state, &lock, err));
     if (state == HT_TRAIN_OUT_FINISHED) goto done;
     HT_TRY(ht_train_setup_open(&setup, config, NULL, err));
     w->config = config;
@@ -175,6 +185,9 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
 done:
     close_models(w);
     ht_train_setup_close(&setup);
+    ht_lock_release(&lock);
+    ht_stop_at(0);
+    ht_stop_reserve(0);
     return status;
 }
 
@@ -461,11 +474,93 @@ static void test_train__changed_config_is_refused(void **state) {
     run_fails(&(plan){.options = {"--resume", "--set", "optim.lr=0.02", "--seed", "5"}}, HT_ERR_USAGE,
               "seed");
     run_fails(&(plan){.options = {"--resume", "--set", "optim.state=bf16"}}, HT_ERR_USAGE, "optim.state");
-    run_fails(&(plan){.options = {"--resume"}, .data_hash = "other"}, HT_ERR_USAGE, "data has changed");
-    run_fails(&(plan){.options = {"--resume"}, .stage = "ppo"}, HT_ERR_USAGE, "stage \"sft\"");
+    run_fails(&(plan){.options = {"--resume"}, .data_hash = "other"}, HT_ERR_USAGE,
+              "data_hash was \"data\", is \"other\"");
+    run_fails(&(plan){.options = {"--resume"}, .stage = "ppo"}, HT_ERR_USAGE,
+              "stage was \"sft\", is \"ppo\"");
     run_fails(&(plan){.stride = 0}, HT_ERR_USAGE, "--resume");
     /* What a person may change between runs is no reason. */
     run_ok(&(plan){.options = {"--resume", "--set", "train.save_every=7"}});
+}
+
+/* The end of the time stops a run as a signal does: here, or where the state can next be saved. */
+static void test_train__time_is_up(void **state) {
+    (void)state;
+    use_out("whole");
+    run_ok(&(plan){.stride = 2});
+    result expected = take_result();
+    use_out("cut");
+    plan first = {.stride = 2, .time_up_at = 2, .options = {"--max-minutes", "1000"}};
+    run_fails(&first, HT_TIME_UP, "step 4 of 6 is saved");
+    run_ok(&(plan){.stride = 2, .options = {"--resume"}});
+    result got = take_result();
+    assert_same_result(&expected, &got);
+    free_result(&got);
+    /* Evaluations are part of the step: they are finished. */
+    use_out("during");
+    run_fails(&(plan){.time_up_during = 2}, HT_TIME_UP, "step 2 of 6 is saved");
+    run_ok(&(plan){.options = {"--resume"}});
+    got = take_result();
+    assert_same_result(&expected, &got);
+    free_result(&got);
+    free_result(&expected);
+    use_out("none");
+    run_fails(&(plan){.options = {"--max-minutes", "1e-6"}}, HT_TIME_UP, "before the first state");
+}
+
+/* How long a save takes is measured as soon as can be, so that the last one is in time. */
+static void test_train__time_limit_saves_at_once(void **state) {
+    (void)state;
+    run_fails(&(plan){.stride = 2,
+                      .bad_loss_at = 3,
+                      .options = {"--max-minutes", "1000", "--set", "train.save_every=0"}},
+              HT_ERR_RUN, "step 4");
+    assert_int_equal(ht_path_exists(in_out("state/step-00000002")), 1);
+}
+
+static void test_train__saves_by_the_clock(void **state) {
+    (void)state;
+    const plan never = {.stride = 2, .bad_loss_at = 5, .options = {"--set", "train.save_every=0"}};
+    plan always = never;
+    always.options[2] = "--set";
+    always.options[3] = "train.save_every_minutes=1e-9";
+    use_out("never");
+    run_fails(&never, HT_ERR_RUN, "step 6");
+    assert_int_equal(ht_path_exists(in_out("state/step-00000004")), 0);
+    use_out("always");
+    run_fails(&always, HT_ERR_RUN, "step 6");
+    assert_int_equal(ht_path_exists(in_out("state/step-00000002")), 1);
+    assert_int_equal(ht_path_exists(in_out("state/step-00000004")), 1);
+}
+
+/* Killed when the model was complete and the database had not been told: it is told, and nothing is computed.
+ */
+static void test_train__end_is_made_up_for(void **state) {
+    (void)state;
+    char path[256], *note;
+    size_t size;
+    ht_store *store = NULL;
+    worker w;
+    ht_error err = HT_ERROR_INIT;
+    snprintf(path, sizeof path, "%s/p.db", root);
+    DO(ht_store_open(&store, path, HT_STORE_CREATE, &err_));
+    run_fails(&(plan){.store = store, .interrupt_at = 3}, HT_TERMINATED, "is saved");
+    note = contents("state/run.json", &size);
+    run_ok(&(plan){.store = store, .options = {"--resume"}});
+    result expected = take_result();
+    DO(ht_folder_create(in_out("state"), &err_));
+    DO(ht_file_write(in_out("state/run.json"), note, size, &err_));
+    DO(ht_store_end_run(store, 1, HT_TERMINATED, 0, &err_));
+    plan again = {.store = store, .options = {"--resume"}};
+    assert_int_equal(run(&again, &w, &err), HT_OK);
+    assert_int_equal(w.steps_done, 0);
+    assert_int_equal(ht_path_exists(in_out("state")), 0);
+    result got = take_result();
+    assert_same_result(&expected, &got);
+    free_result(&expected);
+    free_result(&got);
+    free(note);
+    ht_store_close(store);
 }
 
 static void test_train__finished_is_left_alone(void **state) {
@@ -591,6 +686,10 @@ int main(void) {
         TEST(test_train__rows_are_as_documented),
         TEST(test_train__log_every_keeps_evaluations_and_the_end),
         TEST(test_train__changed_config_is_refused),
+        TEST(test_train__time_is_up),
+        TEST(test_train__time_limit_saves_at_once),
+        TEST(test_train__saves_by_the_clock),
+        TEST(test_train__end_is_made_up_for),
         TEST(test_train__finished_is_left_alone),
         TEST(test_train__bad_loss_names_the_step_and_keeps_the_state),
         TEST(test_train__bad_gradient_names_the_parameter),
