@@ -54,6 +54,7 @@ static ht_status store_samples(ht_ppo_task *task, int64_t step, ht_error *err) {
                                .k = i};
         int64_t id;
         HT_TRY(ht_store_sample(task->store, task->tokenizer, &row, &r->completions[i], &id, err));
+        if (!isfinite(r->combined[i])) continue; /* said already */
         HT_TRY(ht_store_add_score(task->store, id, task->helpful_id, (double)r->helpful[i], err));
         HT_TRY(ht_store_add_score(task->store, id, task->safe_id, (double)r->safe[i], err));
     }
@@ -63,6 +64,14 @@ done:
     return status;
 }
 
+/* One bad reward makes every whitened one of the iteration bad, and so the loss, which the training loop looks at. */
+static void say_bad_rewards(const ht_rollout *r, const ht_prompt_set *prompts, int64_t updates) {
+    for (int64_t i = 0; i < r->count; i++)
+        if (!isfinite(r->combined[i]))
+            ht_warn("after %" PRId64 " updates the response to dialog %" PRId64 " has rewards %g (helpful) and %g (safe)",
+                    updates, prompts->dialog_ids[r->prompt[i]], (double)r->helpful[i], (double)r->safe[i]);
+}
+
 static ht_status begin_iteration(ht_ppo_task *task, int64_t step, ht_error *err) {
     ht_status status = HT_OK;
     int64_t batch = task->config->batch, first = step / task->steps_per_iteration * batch;
@@ -70,6 +79,7 @@ static ht_status begin_iteration(ht_ppo_task *task, int64_t step, ht_error *err)
     choose_prompts(task, first, batch);
     HT_TRY(ht_rollout_sample(&task->rollout, &plan, task->chosen, batch, (uint64_t)first, err));
     HT_TRY(ht_rollout_evaluate(&task->rollout, &plan, err));
+    say_bad_rewards(&task->rollout, &task->prompts, step);
     ht_rollout_credit(&task->rollout, task->config);
     HT_TRY(store_samples(task, step, err));
 done:
@@ -218,15 +228,26 @@ done:
     return status;
 }
 
+/* The mini-batch of a step. */
+static const int64_t *members_of(const ht_ppo_task *task, int64_t step) {
+    int64_t per_epoch = task->config->batch / task->config->mini_batch;
+    return task->members + step % task->steps_per_iteration % per_epoch * task->config->mini_batch;
+}
+
+static int64_t row(void *self, int64_t step, int64_t index) {
+    const ht_ppo_task *task = self;
+    if (index >= task->config->mini_batch) return -1;
+    return task->prompts.dialog_ids[task->rollout.prompt[members_of(task, step)[index]]];
+}
+
 /* Models are the policy and the value model; what they learn from is the rollout's, so that neither sees the other's update. */
 static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
     ht_status status = HT_OK;
     ht_ppo_task *task = self;
-    int64_t count = task->config->mini_batch, per_epoch = task->config->batch / count;
     step_sums sums;
     if (model == 0) HT_TRY(begin_step(task, step, err));
-    const int64_t *members = task->members + step % task->steps_per_iteration % per_epoch * count;
-    HT_TRY(mini_batch(task, model == 0 ? policy_pass : value_pass, members, count, &sums, err));
+    HT_TRY(mini_batch(task, model == 0 ? policy_pass : value_pass, members_of(task, step), task->config->mini_batch, &sums,
+                      err));
     double n = (double)sums.tokens;
     if (model > 0) {
         ht_metrics_set(metrics, "value_loss", sums.value_loss);
@@ -254,6 +275,7 @@ static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int 
     ht_rollout_plan plan = plan_for(task, &task->held_out);
     HT_TRY(ht_rollout_sample(r, &plan, task->held_out_index, task->held_out_count, 0, err));
     HT_TRY(ht_rollout_evaluate(r, &plan, err));
+    say_bad_rewards(r, &task->held_out, updates);
     double reward = 0, helpful = 0, safe = 0, kl = 0, finished = 0, n = (double)r->count;
     for (int64_t i = 0; i < r->count; i++) {
         reward += r->combined[i] / n;
@@ -314,6 +336,8 @@ ht_train_task ht_ppo_train_task(ht_ppo_task *task) {
         .steps = config->iterations * task->steps_per_iteration,
         .checkpoint_stride = task->steps_per_iteration,
         .accumulate = accumulate,
+        .rows = "dialog",
+        .row = row,
         .evaluate = task->held_out_count ? evaluate : NULL,
         .save = save,
         .load = load,

@@ -143,13 +143,27 @@ done:
 /* --- the task ---------------------------------------------------------------------------------------------
  */
 
+/* The pairs of a step: order[*first .. *first + *count) of *epoch. */
+static void find_step(const trainer *t, int64_t step, int64_t *epoch, int64_t *first, int64_t *count) {
+    *epoch = step / t->epoch_steps;
+    *first = step % t->epoch_steps * t->config->batch_size;
+    int64_t left = ht_mix_count(&t->mix) - *first;
+    *count = left < t->config->batch_size ? left : t->config->batch_size;
+}
+
+static int64_t row(void *self, int64_t step, int64_t index) {
+    const trainer *t = self;
+    int64_t epoch, first, count;
+    find_step(t, step, &epoch, &first, &count);
+    return index < count ? t->pairs.pairs[t->order[first + index]].id : -1;
+}
+
 static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err) {
     trainer *t = self;
     (void)model;
-    int64_t epoch = step / t->epoch_steps, first = step % t->epoch_steps * t->config->batch_size;
-    int64_t left = ht_mix_count(&t->mix) - first,
-            count = left < t->config->batch_size ? left : t->config->batch_size;
+    int64_t epoch, first, count;
     ht_reward_result result;
+    find_step(t, step, &epoch, &first, &count);
     if (t->order_epoch != epoch) {
         ht_mix_order(&t->mix, epoch, t->order);
         t->order_epoch = epoch;
@@ -253,6 +267,8 @@ static ht_status run(trainer *t, const ht_invocation *invocation, ht_error *err)
     const ht_train_task task = {.self = t,
                                 .steps = t->epoch_steps * t->config->epochs,
                                 .accumulate = accumulate,
+                                .rows = "comparison",
+                                .row = row,
                                 .evaluate = t->held_count ? evaluate : NULL};
     ht_train_run run = {
         .config = &t->config->train,

@@ -211,6 +211,8 @@ static ht_status train(session *s, ht_error *err) {
     ht_train_task task = {.self = &s->trainer,
                           .steps = s->plan.steps,
                           .accumulate = ht_sft_accumulate,
+                          .rows = c->text.count > 0 ? "document" : "demonstration",
+                          .row = ht_sft_row,
                           .evaluate = s->data.held_out.examples.count ? ht_sft_evaluate : NULL};
     ht_train_run run = {.config = &c->train,
                         .invocation = s->invocation,

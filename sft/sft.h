@@ -133,8 +133,9 @@ ht_status ht_sft_trainer_init(ht_sft_trainer *trainer, ht_trainable *trainable, 
                               ht_error *err);
 void ht_sft_trainer_free(ht_sft_trainer *trainer);
 
-/* accumulate and evaluate of an ht_train_task; self is the trainer. */
+/* accumulate, row and evaluate of an ht_train_task; self is the trainer. */
 ht_status ht_sft_accumulate(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err);
+int64_t ht_sft_row(void *self, int64_t step, int64_t index);
 ht_status ht_sft_evaluate(void *self, int64_t updates, ht_metrics *metrics, int *stop, ht_error *err);
 
 #endif

@@ -161,6 +161,13 @@ ht_status ht_sft_accumulate(void *self, int64_t step, int model, ht_metrics *met
     return HT_OK;
 }
 
+int64_t ht_sft_row(void *self, int64_t step, int64_t index) {
+    const ht_sft_trainer *t = self;
+    int64_t first, end;
+    ht_sft_plan_step(t->plan, step, NULL, &first, &end);
+    return first + index < end ? t->data->train.examples.ids[t->plan->order[first + index]] : -1;
+}
+
 ht_status ht_sft_evaluate(void *self, int64_t updates, ht_metrics *metrics, int *stop, ht_error *err) {
     ht_sft_trainer *t = self;
     (void)updates;

@@ -51,6 +51,7 @@ double ht_sigmoid(double x) {
 }
 
 double ht_combined_reward(double helpful, double safe, int is_safety_prompt) {
+    if (!isfinite(helpful) || !isfinite(safe)) return NAN;
     return is_safety_prompt || ht_sigmoid(safe) < HT_SAFETY_THRESHOLD ? safe : helpful;
 }
 

@@ -20,8 +20,9 @@ ht_status ht_score_sequences(const ht_llama *model, ht_activations *acts, const 
 double ht_sigmoid(double x);
 
 /*
- * Combined reward on the linear scale: rs if the prompt is a safety prompt or sigmoid(rs) < 0.15, else rh. Both are
- * linear scores (before the sigmoid): logit(sigmoid(x)) = x, so nothing has to be clamped. Llama 2 section 3.2.3.
+ * Combined reward on the linear scale: rs if the prompt is a safety prompt or sigmoid(rs) < 0.15, else rh.
+ * Both are linear scores (before the sigmoid): logit(sigmoid(x)) = x, so nothing has to be clamped. NAN when
+ * one of them is not finite. Llama 2 section 3.2.3.
  */
 double ht_combined_reward(double helpful, double safe, int is_safety_prompt);
 

@@ -23,6 +23,13 @@ void ht_train_print_plan(FILE *out, const ht_arena *arena, size_t available, int
 ht_status ht_train_register_child(ht_store *store, const char *folder, int64_t parent_id, int64_t *id,
                                   ht_error *err);
 
+/* Says in the log which database rows step `step` (0-based) is made of; nothing when the task does not know.
+ */
+void ht_train_say_rows(const ht_train_task *task, int64_t step);
+
+/* *name = the first weight tensor with an element that is not finite, NULL: none. */
+ht_status ht_train_bad_weight(const ht_llama *model, const char **name, ht_error *err);
+
 /*
  * Where rows go: a file, and the database (store NULL: none). Rows for the database are written a few
  * seconds' worth at a time, as each commit is an fsync; when it is locked they are kept, with a warning, and

@@ -40,10 +40,12 @@ typedef struct loop {
     int64_t updates;    /* done */
     int64_t last_saved; /* updates in the newest state; -1: there is none */
     int64_t run_id, parent_id;
-    int complete; /* the model folder is: the database has not heard of it yet */
-    int begun; /* this process takes part in the run, rather than being refused */
-    int stop;  /* early stop asked for by the task */
-    int mixed; /* some models have had the update of this step, others not: nothing to save */
+    int complete;    /* the model folder is: the database has not heard of it yet */
+    int begun;       /* this process takes part in the run, rather than being refused */
+    int64_t skipped; /* steps with an update that was left out */
+    int skips;       /* this step has one */
+    int stop;        /* early stop asked for by the task */
+    int mixed;       /* some models have had the update of this step, others not: nothing to save */
     char norm_names[HT_TRAIN_MODELS_MAX][80];
     int part_count;
     char part_names[HT_TRAIN_MODELS_MAX * HT_TRAINABLE_PARTS][80];
@@ -211,9 +213,13 @@ static ht_status restore(loop *l, int64_t step, const json_t *values, int64_t *m
     HT_TRY(ht_train_state_load(l->paths.state, step, l->parts, l->part_count,
                                l->run->setup->be, err));
     if (l->task->load) HT_TRY(l->task->load(l->task->self, json_object_get(values, "task"), err));
+    HT_TRY(ht_json_get_int(values, (ht_json_field){l->paths.state, "skipped", 1}, 0, step, &l->skipped, err));
     for (int i = 0; i < l->run->model_count; i++) {
-        HT_TRY(ht_trainable_refresh(l->run->models[i].trainable, err));
-        l->run->models[i].trainable->updates = step;
+        ht_train_model *m = &l->run->models[i];
+        HT_TRY(ht_trainable_refresh(m->trainable, err));
+        HT_TRY(ht_json_get_int(json_object_get(values, "updates"),
+                               (ht_json_field){l->paths.state, m->name, 1}, 0, step, &m->trainable->updates,
+                               err));
     }
     l->updates = l->last_saved = step;
     ht_info("going on from step %" PRId64 " of %" PRId64, step, l->task->steps);
@@ -258,7 +264,7 @@ done:
 
 static ht_status save_state(loop *l, ht_error *err) {
     ht_status status = HT_OK;
-    json_t *values = NULL, *task = json_object();
+    json_t *values = NULL, *task = json_object(), *updates = json_object();
     int64_t metrics_bytes = 0;
     double started = ht_now();
     if (l->last_saved == l->updates) goto done;
@@ -267,9 +273,14 @@ static ht_status save_state(loop *l, ht_error *err) {
         goto done;
     }
     if (l->task->save) HT_TRY(l->task->save(l->task->self, task, err));
+    for (int i = 0; i < l->run->model_count; i++)
+        if (json_object_set_new(updates, l->run->models[i].name,
+                                json_integer(l->run->models[i].trainable->updates)))
+            HT_TRY(ht_fail(err, HT_ERR_NOMEM, "out of memory for the state of step %" PRId64, l->updates));
     /* Rows first: a state must never be newer than the rows behind which it goes on. */
     HT_TRY(ht_recorder_sync(&l->recorder, &metrics_bytes, err));
-    values = json_pack("{s:I, s:O}", "metrics_bytes", (json_int_t)metrics_bytes, "task", task);
+    values = json_pack("{s:I, s:I, s:O, s:O}", "metrics_bytes", (json_int_t)metrics_bytes, "skipped",
+                       (json_int_t)l->skipped, "updates", updates, "task", task);
     if (!values) {
         status = ht_fail(err, HT_ERR_NOMEM, "out of memory for the state of step %" PRId64, l->updates);
         goto done;
@@ -282,6 +293,7 @@ static ht_status save_state(loop *l, ht_error *err) {
     ht_stop_reserve(MARGIN * l->saving);
 done:
     json_decref(task);
+    json_decref(updates);
     json_decref(values);
     return status;
 }
@@ -340,30 +352,66 @@ done:
     return status;
 }
 
+/* err says what is not finite; the weights that are not, if any, are named too. */
+static void blame_weights(const ht_train_model *m, ht_error *err) {
+    const char *name;
+    ht_error second = HT_ERROR_INIT;
+    if (ht_train_bad_weight(m->trainable->model, &name, &second) != HT_OK) return;
+    if (name)
+        ht_fail_in(err, "weight \"%s\" of model \"%s\" is not finite", name, m->name);
+    else
+        ht_fail_in(err, "model \"%s\", whose weights are all finite", m->name);
+}
+
+/* A loss or gradient of the model is not finite, as err says: the end of the run, or of this update. */
+static ht_status meet_non_finite(loop *l, ht_train_model *m, ht_error *err) {
+    ht_params *grads = &m->trainable->grads;
+    ht_status status = HT_OK;
+    blame_weights(m, err);
+    ht_train_say_rows(l->task, l->updates);
+    if (l->config->on_nonfinite == HT_ON_NONFINITE_STOP) return err->status;
+    ht_warn("step %" PRId64 ": update skipped: %s", l->updates + 1, err->message);
+    *err = (ht_error)HT_ERROR_INIT;
+    for (int64_t unit = 0; unit < grads->layout->units; unit++)
+        HT_TRY(ht_zero(l->run->setup->be, grads->units[unit],
+                       (size_t)grads->layout->unit_size[unit] * ht_dtype_size(grads->dtype), err));
+    l->skips = 1;
+done:
+    return status;
+}
+
+/* Loss and summed gradient are the same on every rank, and so is what becomes of the update. */
 static ht_status update_model(loop *l, int i, ht_metrics *metrics, ht_error *err) {
-    double rate = ht_schedule_rate(&l->schedule, l->updates), norm = 0;
+    double rate = ht_schedule_rate(&l->schedule, l->updates), loss = ht_metrics_get(metrics, "loss"), norm = 0;
     ht_train_model *m = &l->run->models[i];
-    ht_status status = ht_optimizer_step(m->trainable, &l->config->optimizer, rate * m->lr_scale, &norm, err);
-    if (status != HT_OK) {
-        if (l->run->model_count > 1) ht_fail_in(err, "model \"%s\"", m->name);
-        return status;
+    ht_status status = HT_OK;
+    if (isfinite(loss)) {
+        HT_TRY(sum_gradients(l, i, err));
+        status = ht_optimizer_step(m->trainable, &l->config->optimizer, rate * m->lr_scale, &norm, err);
+    } else {
+        norm = NAN;
+        status = ht_fail(err, HT_ERR_RUN, "the loss is %g", isnan(loss) ? fabs(loss) : loss);
     }
+    if (!isfinite(norm)) status = meet_non_finite(l, m, err);
+    HT_TRY(status);
     l->mixed = i + 1 < l->run->model_count;
     ht_metrics_set(metrics, "lr", rate);
     ht_metrics_set(metrics, l->norm_names[i], norm);
-    return HT_OK;
+done:
+    return status;
 }
 
 /* Gradient and update, one model after the other: their gradients may share memory. */
 static ht_status train_models(loop *l, ht_metrics *metrics, ht_error *err) {
     ht_status status = HT_OK;
-    for (int i = 0; status == HT_OK && i < l->run->model_count; i++) {
-        status = l->task->accumulate(l->task->self, l->updates, i, metrics, err);
-        double loss = ht_metrics_get(metrics, "loss");
-        if (status == HT_OK && !isfinite(loss)) status = ht_fail(err, HT_ERR_RUN, "the loss is %g", loss);
-        if (status == HT_OK) status = sum_gradients(l, i, err);
-        if (status == HT_OK) status = update_model(l, i, metrics, err);
+    for (int i = 0; i < l->run->model_count; i++) {
+        HT_TRY(l->task->accumulate(l->task->self, l->updates, i, metrics, err));
+        HT_TRY(update_model(l, i, metrics, err));
     }
+    l->skipped += l->skips;
+    l->skips = 0;
+    if (l->skipped > 0) ht_metrics_set(metrics, "skipped_steps", (double)l->skipped);
+done:
     return status;
 }
 

@@ -2,6 +2,8 @@
 
 const char *const ht_train_schedule_names[] = {"constant", "cosine", NULL};
 
+const char *const ht_on_nonfinite_names[] = {"stop", "skip", NULL};
+
 _Static_assert(HT_SCHEDULE_CONSTANT == 0 && HT_SCHEDULE_COSINE == 1,
                "ht_train_schedule_names is in the order of ht_schedule_kind");
 

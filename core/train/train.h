@@ -48,6 +48,7 @@ typedef struct ht_train_config {
     int schedule; /* ht_schedule_kind */
     ht_optimizer_config optimizer;
     int state; /* ht_adamw_state */
+    int on_nonfinite; /* ht_on_nonfinite */
     int64_t save_every, keep_last, eval_every, log_every;
     double save_every_minutes;
     int64_t micro_tokens; /* tokens a forward and backward pass */
@@ -56,6 +57,9 @@ typedef struct ht_train_config {
 
 /* in the order of ht_schedule_kind: "constant", "cosine" */
 extern const char *const ht_train_schedule_names[];
+
+typedef enum ht_on_nonfinite { HT_ON_NONFINITE_STOP, HT_ON_NONFINITE_SKIP } ht_on_nonfinite;
+extern const char *const ht_on_nonfinite_names[]; /* "stop", "skip" */
 
 /*
  * The rows of a stage's table for ht_train_config, with the stage's own defaults (texts) where stages differ:
@@ -73,6 +77,9 @@ extern const char *const ht_train_schedule_names[];
         HT_OPT_CHOICE(ht_train_config, backend, "backend", "auto", ht_backend_names, 0, "where to compute"), \
         HT_OPT_INT(ht_train_config, threads, "threads", "0", 0, 4096, HT_OPTION_RESUME_SAFE,                 \
                    "CPU threads; 0: one a core; another number may change the last bits"),                   \
+        HT_OPT_CHOICE(ht_train_config, on_nonfinite, "on_nonfinite", "stop", ht_on_nonfinite_names,          \
+                      HT_OPTION_RESUME_SAFE,                                                                 \
+                      "at a loss or gradient that is not finite, or skip the update"),                       \
         HT_PROFILE_OPTION(ht_train_config),                                                                  \
         HT_OPT_FLOAT(ht_train_config, max_minutes, "max_minutes", "0", 0, 1e7, HT_OPTION_RESUME_SAFE,        \
                      "save the state and stop, exit code 75, before so many minutes are over; 0: no limit"), \
@@ -228,6 +235,10 @@ typedef struct ht_train_task {
      * state before the step is kept.
      */
     ht_status (*accumulate)(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err);
+    /* What steps are made of, for messages: a table of the database, and the id of row `index` of step
+     * `step`, on all ranks together, -1: there are no more. After accumulate of that step. row NULL: not known. */
+    const char *rows;
+    int64_t (*row)(void *self, int64_t step, int64_t index);
     /* After the update of `step`; may be NULL. */
     ht_status (*after_step)(void *self, int64_t step, ht_metrics *metrics, ht_error *err);
     /* Held-out evaluation after `updates` updates; may be NULL. Sets *stop to end the run early (ignored at
@@ -262,9 +273,12 @@ typedef struct ht_train_run {
  * the rows after the state it goes on from.
  *
  * HT_INTERRUPTED / HT_TERMINATED after the state was saved (at the next multiple of checkpoint_stride).
- * HT_ERR_RUN naming the step when loss or gradient is not finite; the state before that step is saved.
- * HT_ERR_USAGE when a resumed run's configuration or data is not the one it was begun with: every differing
- * key is listed. Prints the plan on stdout when it is a dry run.
+ * HT_ERR_RUN naming the step and the tensor when loss or gradient is not finite; the rows of the step are
+ * said in the log, and the state before it is saved when it is a multiple of checkpoint_stride and no model has
+ * had its update of that step. With on_nonfinite = skip instead a warning says so, and rows of metrics have
+ * "skipped_steps" from then on; a loss leaves all models as they are, weights and moments, a gradient its own
+ * model, and the others are updated. HT_ERR_USAGE when a resumed run's configuration or data is not
+ * the one it was begun with: every differing key is listed. Prints the plan on stdout when it is a dry run.
  */
 ht_status ht_train_run_task(ht_train_run *run, const ht_train_task *task, ht_error *err);
 

@@ -55,6 +55,13 @@ for step in 2 6 11; do
     same "$work/ppo" "$work/killed-$step"
 done
 
+# --- a reward that is not a number
+cp -r "$work/safe" "$work/bad"
+printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+expect 1 'step 1: model "policy", whose weights are all finite: the loss is nan' "${ppo[@]}" --out "$work/x" --safe "$work/bad"
+grep -q 'the response to dialog [0-9]* has rewards .* (helpful) and -\?nan (safe)' "$work/output" || fail "the bad reward is not named"
+rm -r "$work/x"
+
 # --- early stop on the KL divergence
 expect 0 "stopped early" "${ppo[@]}" --out "$work/early" --set ppo.max_kl=1e-9 --set optim.lr=1e-2 --set train.eval_every=1
 

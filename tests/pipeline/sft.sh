@@ -53,6 +53,15 @@ signal_at TERM "$work/sft-stopped" 3 "${tune[@]}"
 expect 0 "going on from step" "${tune[@]}" --out "$work/sft-stopped" --resume
 same "$work/sft" "$work/sft-stopped"
 
+# a weight that is not a number: the step, the weight and the rows are named, and nothing is skipped silently
+cp -r "$work/base" "$work/bad"
+printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+expect 1 'is not finite: the loss is nan' "${tune[@]}" --model "$work/bad" --out "$work/x"
+grep -q 'step 1 is made of .* rows; demonstration: [0-9]' "$work/output" || fail "the rows of the bad step are not said"
+rm -r "$work/x"
+expect 0 "update skipped" "${tune[@]}" --model "$work/bad" --out "$work/skipped" --on-nonfinite skip
+grep -q '"step":6,"loss":null,.*"skipped_steps":6.0' "$work/skipped/metrics.jsonl" || fail "skipped steps are not counted"
+
 # other data in the same database
 kill_at "$work/sft-other" 9 "${tune[@]}"
 printf 'prompt,response\nanother prompt,another answer\n' > "$work/more.csv"

@@ -43,6 +43,7 @@ typedef struct plan {
     int64_t bad_loss_at;  /* step with a loss of NaN; 0: none */
     int64_t bad_gradient_at;
     int bad_model;     /* whose gradient */
+    int64_t bad_weight_at;
     int64_t stop_at;   /* updates at which evaluate asks to stop; 0: none */
     int keep_no_state; /* the task has no save and load */
     int own_gradients; /* of the second model, not in the first one's memory */
@@ -80,12 +81,19 @@ static ht_status accumulate(void *self, int64_t step, int model, ht_metrics *met
     if (model == 0 && w->wanted->time_up_at && step == w->wanted->time_up_at) ht_stop_at(ht_now());
     put_gradient(w, model, step);
     if (model > 0) return HT_OK;
+    if (w->wanted->bad_weight_at && step == w->wanted->bad_weight_at)
+        ((float *)w->models[0].weights.units[1])[10] = ((float *)w->trainables[0].grads.units[1])[10] = NAN;
     w->counter += step + 1;
     w->steps_done++;
     ht_metrics_set(metrics, "loss",
                    w->wanted->bad_loss_at && step == w->wanted->bad_loss_at ? NAN : 1.0 / (double)(step + 1));
     ht_metrics_set(metrics, "tokens", 100);
     return HT_OK;
+}
+
+static int64_t row(void *self, int64_t step, int64_t index) {
+    (void)self;
+    return index < 3 ? 10 * (step + 1) + index : -1;
 }
 
 static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int *stop, ht_error *err) {
@@ -170,6 +178,8 @@ static ht_status run_loop(const plan *wanted, worker *w, const ht_train_config *
                           .steps = STEPS,
                           .checkpoint_stride = wanted->stride,
                           .accumulate = accumulate,
+                          .rows = "demonstration",
+                          .row = row,
                           .evaluate = evaluate,
                           .save = wanted->keep_no_state ? NULL : save,
                           .load = wanted->keep_no_state ? NULL : load};
@@ -275,10 +285,19 @@ static void assert_same_result(const result *a, const result *b) {
     assert_memory_equal(a->model, b->model, a->model_size);
 }
 
+static char warnings[4096]; /* of the test, a line each */
+
+static void keep_warning(ht_log_level level, const char *line) {
+    size_t used = strlen(warnings);
+    if (level == HT_LOG_WARN) snprintf(warnings + used, sizeof warnings - used, "%s\n", line);
+}
+
 static int set_up(void **state) {
     (void)state;
+    warnings[0] = '\0';
+    ht_log_set_sink(keep_warning);
     strcpy(root, "/tmp/halter-train-XXXXXX");
-    ht_log_set_level(HT_LOG_SILENT);
+    ht_log_set_level(HT_LOG_WARN);
     if (!mkdtemp(root)) return -1;
     use_out("out");
     return 0;
@@ -581,7 +600,8 @@ static void test_train__finished_is_left_alone(void **state) {
 
 static void test_train__bad_loss_names_the_step_and_keeps_the_state(void **state) {
     (void)state;
-    run_fails(&(plan){.bad_loss_at = 4}, HT_ERR_RUN, "step 5: the loss is nan");
+    run_fails(&(plan){.bad_loss_at = 4}, HT_ERR_RUN,
+              "step 5: model \"policy\", whose weights are all finite: the loss is nan");
     assert_int_equal(ht_path_exists(in_out("state/step-00000004")), 1);
     assert_int_equal(ht_path_exists(in_out("config.json")), 0);
 }
@@ -589,11 +609,65 @@ static void test_train__bad_loss_names_the_step_and_keeps_the_state(void **state
 static void test_train__bad_gradient_names_the_parameter(void **state) {
     (void)state;
     run_fails(&(plan){.bad_gradient_at = 2}, HT_ERR_RUN, "step 3: ");
+    assert_string_equal(warnings, "step 3 is made of 3 rows; demonstration: 30, 31, 32\n");
     assert_int_equal(ht_path_exists(in_out("state/step-00000002")), 1);
     use_out("two");
     /* The policy has had its update when the value model fails: there is no whole state to save. */
     run_fails(&(plan){.bad_gradient_at = 2, .models = 2, .bad_model = 1}, HT_ERR_RUN, "model \"value\"");
     assert_int_equal(ht_path_exists(in_out("state/step-00000002")), 0);
+}
+
+static void test_train__bad_weight_is_named(void **state) {
+    (void)state;
+    run_fails(
+        &(plan){.bad_weight_at = 3}, HT_ERR_RUN,
+        "step 4: weight \"model.layers.0.self_attn.q_proj.weight\" of model \"policy\" is not finite: ");
+}
+
+/* A skipped update is said, counted and changes nothing; cut and resumed, the count goes on. */
+static void test_train__bad_steps_are_skipped(void **state) {
+    (void)state;
+    size_t size;
+    const plan skipping = {.models = 2,
+                           .bad_loss_at = 2,
+                           .bad_gradient_at = 3,
+                           .bad_model = 1,
+                           .options = {"--on-nonfinite", "skip"}};
+    use_out("whole");
+    run_ok(&skipping);
+    assert_non_null(strstr(warnings, "step 3: update skipped: "));
+    assert_non_null(strstr(warnings, "step 3 is made of 3 rows; demonstration: 30, 31, 32\n"));
+    assert_non_null(
+        strstr(warnings, "step 4: update skipped: model \"value\", whose weights are all finite: "));
+    result expected = take_result();
+    assert_null(strstr(strstr(expected.metrics, "{\"step\":2,"), "\"skipped_steps\":0"));
+    assert_non_null(strstr(strstr(expected.metrics, "{\"step\":3,"), "\"skipped_steps\":1.0"));
+    assert_non_null(strstr(strstr(expected.metrics, "{\"step\":6,"), "\"skipped_steps\":2.0"));
+    for (int64_t k = 1; k < STEPS; k++) {
+        char name[32];
+        plan first = skipping, second = skipping;
+        first.interrupt_at = k;
+        second.options[2] = "--resume";
+        snprintf(name, sizeof name, "cut-%d", (int)k);
+        use_out(name);
+        run_fails(&first, HT_TERMINATED, "is saved");
+        run_ok(&second);
+        result got = take_result();
+        assert_same_result(&expected, &got);
+        free_result(&got);
+    }
+    /* A run that stopped there may go on skipping, and a skipped step leaves the weights alone. */
+    use_out("stopped");
+    run_fails(&(plan){.bad_loss_at = 5}, HT_ERR_RUN, "step 6");
+    char *before = contents("state/step-00000005/policy.safetensors", &size);
+    run_ok(&(plan){.bad_loss_at = 5, .options = {"--resume", "--on-nonfinite", "skip"}});
+    result got = take_result();
+    const uint64_t *header = (const uint64_t *)(const void *)got.model;
+    size_t first = 8 + (size_t)*header, count = (got.model_size - first) / 4;
+    assert_non_null(memmem(before, size, got.model + first + 4 * (count / 2), 64));
+    free(before);
+    free_result(&got);
+    free_result(&expected);
 }
 
 static void test_train__evaluation_stops_early(void **state) {
@@ -693,6 +767,8 @@ int main(void) {
         TEST(test_train__finished_is_left_alone),
         TEST(test_train__bad_loss_names_the_step_and_keeps_the_state),
         TEST(test_train__bad_gradient_names_the_parameter),
+        TEST(test_train__bad_weight_is_named),
+        TEST(test_train__bad_steps_are_skipped),
         TEST(test_train__evaluation_stops_early),
         TEST(test_train__dry_run_writes_nothing),
         TEST(test_train__database_learns_of_run_and_model),
