@@ -66,6 +66,7 @@ typedef struct import_job {
     int64_t warned; /* refusals told on stderr */
 } import_job;
 
+#define PATIENCE 86400.0    /* seconds: other imports may be long ones */
 enum { CACHE = 256 << 20 }; /* bytes; holds the hash indexes of a million comparisons */
 enum { WARNINGS = 10 };     /* refusals told one by one; all are in the file of rejects */
 
@@ -266,6 +267,7 @@ static ht_status run(void *configuration, const ht_invocation *invocation, ht_er
     HT_TRY(ht_column_names_parse(&job.names, config->map.values, config->map.count, err));
     HT_TRY(ht_store_open(&job.store, config->db, HT_STORE_CREATE, err));
     HT_TRY(ht_store_set_cache(job.store, CACHE, err));
+    ht_store_set_patience(job.store, PATIENCE);
     HT_TRY(ht_store_begin(job.store, err));
     for (size_t i = 0; i < invocation->argument_count; i++)
         HT_TRY(import_file(&job, invocation->arguments[i], err));

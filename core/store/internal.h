@@ -34,6 +34,10 @@ struct ht_store {
     sqlite3_stmt *cached[HT_SLOT_COUNT];
     ht_store_cursor *got[HT_STORE_SET_COUNT]; /* of ht_store_get_*, by set */
     ht_store_cursor *model_named;             /* of ht_store_find_model */
+    double patience;                          /* seconds */
+    double wait_started, wait_said;           /* ht_now, of the wait going on */
+    double waited;                            /* seconds in all */
+    int64_t retries;
 };
 
 /* Records SQLite's last error: "PATH: WHAT: MESSAGE"; the status follows from its code. */

@@ -6,8 +6,15 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "core/base/log.h"
 #include "core/base/memory.h"
+#include "core/base/progress.h"
+#include "core/base/signals.h"
+
+#define SAY_SECONDS 5.0    /* between two words on waiting */
+#define PAUSE_MAX   100000 /* microseconds between two tries */
 
 /* Bytes of one value and of one row: an annotation has at most 16 MiB, and each byte of it may take six in JSON. */
 #define VALUE_BYTES_MAX (256 << 20)
@@ -304,6 +311,31 @@ done:
     return status;
 }
 
+/* SQLite asks whether to try once more to get a lock that another process holds, for the `tries`-th time. */
+static int on_busy(void *context, int tries) {
+    ht_store *store = context;
+    double now = ht_now();
+    if (tries == 0) {
+        store->wait_started = store->wait_said = now;
+        ht_debug("%s: another process is changing it", store->path);
+    }
+    if (now - store->wait_started >= store->patience || ht_stop_requested() != HT_OK) return 0;
+    if (now - store->wait_said >= SAY_SECONDS) {
+        ht_info("%s: waiting for another process that is changing it (%.0f s)", store->path,
+                now - store->wait_started);
+        store->wait_said = now;
+    }
+    useconds_t pause = tries < 7 ? 1000u << tries : PAUSE_MAX;
+    usleep(pause);
+    store->retries++;
+    store->waited += ht_now() - now;
+    return 1;
+}
+
+void ht_store_set_patience(ht_store *store, double seconds) {
+    store->patience = seconds;
+}
+
 ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht_error *err) {
     ht_status status;
     ht_store *store = NULL;
@@ -318,15 +350,16 @@ ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht
     }
     sqlite3_extended_result_codes(store->db, 1);
     distrust(store->db);
-    sqlite3_busy_timeout(store->db, HT_STORE_BUSY_MS);
+    store->patience = HT_STORE_PATIENCE;
+    sqlite3_busy_handler(store->db, on_busy, store);
     int64_t version;
     /* before anything is written: a foreign file is left as it was */
     HT_TRY(identify(store, &version, err));
     HT_TRY(set_journal(store, err));
-    /* 64 MiB of pages: imports of millions of rows touch their hash indexes at random. NORMAL: in WAL mode a
-     * power cut may lose the last transactions, but never damages the database. */
+    /* 64 MiB of pages: imports of millions of rows touch their hash indexes at random. FULL: what was
+     * committed outlives a power cut too. */
     HT_TRY(ht_store_exec(
-        store, "PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536", err));
+        store, "PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536", err));
     HT_TRY(migrate(store, err));
     *out = store;
     store = NULL;
@@ -338,6 +371,10 @@ done:
 void ht_store_close(ht_store *store) {
     if (!store) return;
     ht_store_rollback(store);
+    if (store->retries)
+        ht_log(store->waited < 1 ? HT_LOG_DEBUG : HT_LOG_INFO,
+               "%s: tried %lld times again while other processes were changing it, %.1f s in all",
+               store->path, (long long)store->retries, store->waited);
     for (int i = 0; i < HT_STORE_SET_COUNT; i++)
         ht_store_cursor_free(store->got[i]);
     ht_store_cursor_free(store->model_named);

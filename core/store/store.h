@@ -3,17 +3,19 @@
  * scores, models, runs and metrics.
  *
  * One database a project (DESIGN section 2); its tables are described in docs/formats.md. STRICT tables,
- * foreign keys on, write-ahead log, busy timeout 30 s, `application_id` "HLTR", schema version in
+ * foreign keys on, write-ahead log, every commit on the disk, `application_id` "HLTR", schema version in
  * `user_version`.
  *
  * Adding a row that is there already adds nothing and gives the id it has, so that an import, a sampling run
  * or a resumed stage can be repeated. Every read is ordered by id (responses: by dialogue, then id), never by
  * SQLite's whim, and runs in constant memory: a cursor holds one row.
  *
- * An ht_store is for one thread; several processes may have one database open. Every message names the
- * database path and SQLite's own message. Errors of all functions: HT_ERR_IO for a busy, locked, full,
- * read-only or unreadable database, HT_ERR_DATA for a damaged one or for rows that break its rules,
- * HT_ERR_NOMEM.
+ * An ht_store is for one thread; several processes may have one database open. Reading waits for nobody;
+ * writing waits for another process's transaction, 30 s unless told otherwise (ht_store_set_patience), says
+ * so when it takes long, and counts how often it tried again (said in the log at the end). A request to stop
+ * (signals.h) ends the waiting. Every message names the database path and SQLite's own message. Errors of all
+ * functions: HT_ERR_IO for a busy, locked, full, read-only or unreadable database, HT_ERR_DATA for a damaged
+ * one or for rows that break its rules, HT_ERR_NOMEM.
  *
  * Strings in rows given to ht_store_add_* are borrowed for the call; NULL where "may be NULL" is said.
  * Strings and arrays in rows that a cursor or ht_store_get_* gives are borrowed until the next call on the
@@ -31,7 +33,7 @@
 
 #define HT_STORE_APPLICATION_ID 0x484c5452 /* "HLTR" */
 #define HT_STORE_VERSION        1          /* user_version this build reads and writes */
-#define HT_STORE_BUSY_MS        30000
+#define HT_STORE_PATIENCE       30.0
 
 typedef struct ht_store ht_store;
 typedef struct ht_store_cursor ht_store_cursor;
@@ -115,6 +117,9 @@ const char *ht_store_path(const ht_store *store); /* borrowed */
  * at random, and is several times as fast when these fit. It is taken as it is needed.
  */
 ht_status ht_store_set_cache(ht_store *store, int64_t bytes, ht_error *err);
+
+/* How long a call waits for other processes before it gives up with HT_ERR_IO. */
+void ht_store_set_patience(ht_store *store, double seconds);
 
 /*
  * Write transactions (BEGIN IMMEDIATE). They do not nest: HT_ERR_RUN when one is open (begin) or none
