@@ -32,6 +32,25 @@ for step in 1 7 12; do
     expect 0 "model in" "${pretrain[@]}" --out "$work/killed-$step" --resume
     same "$work/base" "$work/killed-$step"
 done
+# a second run into the folder of one that lives
+"${pretrain[@]}" --out "$work/twice" > "$work/first.out" 2>&1 &
+pid=$!
+until [ -s "$work/twice/metrics.jsonl" ]; do sleep 0.01; done
+kill -STOP $pid
+if [ -e "$work/twice/state" ]; then
+    expect 2 "is in use by process $pid on " "${pretrain[@]}" --out "$work/twice"
+    expect 2 "is in use by process $pid on " "${pretrain[@]}" --out "$work/twice" --resume
+fi
+kill -KILL $pid
+wait $pid 2> /dev/null
+expect 0 "" "${pretrain[@]}" --out "$work/twice" --resume
+same "$work/base" "$work/twice"
+
+# out of time before it could begin, and the rest
+expect 75 "nothing was trained" "${pretrain[@]}" --out "$work/late" --max-minutes 1e-6
+expect 0 "model in" "${pretrain[@]}" --out "$work/late" --resume --max-minutes 1000
+same "$work/base" "$work/late"
+
 # going on from a text: nothing is lost by giving a model
 expect 0 "model in" "${pretrain[@]}" --model "$work/base" --out "$work/more"
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "core/base/json.h"
 #include "core/base/log.h"
@@ -582,6 +583,33 @@ static void test_train__end_is_made_up_for(void **state) {
     ht_store_close(store);
 }
 
+static int64_t count_rows(const char *path, const char *query) {
+    sqlite3 *db;
+    sqlite3_stmt *stmt;
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, query, -1, &stmt, NULL), SQLITE_OK);
+    int64_t count = sqlite3_step(stmt) == SQLITE_ROW ? sqlite3_column_int64(stmt, 0) : 0;
+    sqlite3_finalize(stmt);
+    sqlite3_close(db);
+    return count;
+}
+
+/* Rows that waited for a locked database when their process was killed come in with the next one. */
+static void test_train__rows_that_waited_are_made_up_for(void **state) {
+    (void)state;
+    char path[256];
+    ht_store *store = NULL;
+    snprintf(path, sizeof path, "%s/p.db", root);
+    DO(ht_store_open(&store, path, HT_STORE_CREATE, &err_));
+    run_fails(&(plan){.store = store, .interrupt_at = 3}, HT_TERMINATED, "is saved");
+    assert_int_equal(count_rows(path, "DELETE FROM metric WHERE step < 3 RETURNING step"), 0);
+    run_ok(&(plan){.store = store, .options = {"--resume"}});
+    assert_int_equal(count_rows(path, "SELECT count(DISTINCT step) FROM metric"), STEPS + 1);
+    assert_int_equal(
+        count_rows(path, "SELECT count(*) FROM metric WHERE name = 'loss' AND value = 0.5 AND step = 2"), 1);
+    ht_store_close(store);
+}
+
 static void test_train__finished_is_left_alone(void **state) {
     (void)state;
     worker w;
@@ -764,6 +792,7 @@ int main(void) {
         TEST(test_train__time_limit_saves_at_once),
         TEST(test_train__saves_by_the_clock),
         TEST(test_train__end_is_made_up_for),
+        TEST(test_train__rows_that_waited_are_made_up_for),
         TEST(test_train__finished_is_left_alone),
         TEST(test_train__bad_loss_names_the_step_and_keeps_the_state),
         TEST(test_train__bad_gradient_names_the_parameter),
