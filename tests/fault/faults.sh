@@ -1,40 +1,51 @@
 #!/usr/bin/env bash
-# Each call that changes files fails once, or takes half of what it was given, and each read: the program says so with the right exit
-# code, leaves nothing half-written, and the same command then does its work as if nothing had been.
-# Usage: faults.sh BUILD_FOLDER [STEP]: every STEP-th call (31; 1: all of them)
+# Calls that change files fail once, or take half of what they are given; so do reads; allocations fail once: the program says so
+# with the right exit code, leaves nothing half-written, and the same command then does its work as if nothing had been.
+# Usage: faults.sh BUILD_FOLDER [TIMES]: each kind of fault at TIMES calls spread over the run (10; 0: at every call)
 . tests/pipeline/lib.sh faults "$1" halter-annotations halter-sft halter-chat
-step=${2:-31}
+times=${2:-10}
 supervise=$1/tests/fault_supervise
+failing_malloc=$(cd "$1" && pwd)/tests/libfailing_malloc.so
 "$supervise" count 0 /bin/true 2> /dev/null
 [ $? -ne 77 ] || { echo "skipped: the kernel does not let a process watch another's system calls"; exit 77; }
 injected=0
+memory=memory
+! ldd "$bin/halter-sft" | grep -q libasan || memory= # the sanitizer has its own malloc
+
+# inject ACTION N COMMAND...: with the N-th call failing; N = 0: none. The last line says how many there were.
+inject() {
+    if [ "$1" = memory ]; then
+        LD_PRELOAD=$failing_malloc HALTER_FAIL_ALLOCATION=$2 "${@:3}"
+    else
+        "$supervise" "$@"
+    fi > "$work/output" 2>&1
+}
 
 # faults NAME RESET CHECK ACTIONS COMMAND...: RESET makes all as it was before; CHECK N looks at what a failed run left, and does the
 # command again
 faults() {
-    local name=$1 reset=$2 check=$3 action calls n code said first=1
+    local name=$1 reset=$2 check=$3 action calls n step code said
     local command=("${@:5}")
     for action in $4; do
         $reset
-        case $action in read-*) "$supervise" read-error 0 "${command[@]}" > "$work/output" 2>&1 ;;
-        *) "$supervise" count 0 "${command[@]}" > "$work/output" 2>&1 ;; esac || { fail "$name: $(cat "$work/output")"; return; }
-        calls=$(sed -n 's/^supervise: \(.*\) calls$/\1/p' "$work/output")
-        for ((n = first; n <= calls; n += step)); do
+        inject "$action" 0 "${command[@]}" || { fail "$name: $(cat "$work/output")"; return; }
+        calls=$(sed -n -E 's/^(supervise|failing_malloc): ([0-9]+) .*/\2/p' "$work/output")
+        step=$((times ? calls / times + 1 : 1))
+        for ((n = 1 + calls % step; n <= calls; n += step)); do
             $reset
-            "$supervise" "$action" $n "${command[@]}" > "$work/output" 2>&1
+            inject "$action" $n "${command[@]}"
             code=$?
             injected=$((injected + 1))
             said=$(grep -c 'error: ' "$work/output")
             case $code in
             0) [ "$said" -eq 0 ] || fail "$name, $action $n: an error that is none: $(cat "$work/output")" ;;
-            3 | 4) [ "$said" -eq 1 ] || fail "$name, $action $n: $said error messages: $(cat "$work/output")" ;;
+            3 | 4 | 5) [ "$said" -eq 1 ] || fail "$name, $action $n: $said error messages: $(cat "$work/output")" ;;
             127) [[ $action = read-* ]] || fail "$name, $action $n: $(cat "$work/output")" ;; # its libraries could not be read
             *) fail "$name, $action $n: exit code $code: $(tail -n 3 "$work/output")" ;;
             esac
             $check "$name, $action $n, exit code $code" $code
             [ $failures -le 3 ] || return
         done
-        first=$((first % step + 1)) # other calls for the next action
     done
 }
 
@@ -57,11 +68,11 @@ check_import() {
         expect 0 "no damage found" "$bin/halter-annotations" check --db "$work/db/p.db"
         got=$(rows "$work/db/p.db" comparison)
     fi
-    case $2,$got in 0,60 | [34],none | [34],0 | [34],60 | 127,none) ;; *) fail "$1: $got rows" ;; esac
+    case $2,$got in 0,60 | [345],none | [345],0 | [345],60 | 127,none) ;; *) fail "$1: $got rows" ;; esac
     expect 0 "61 rows" "${import[@]}"
     [ "$(rows "$work/db/p.db" comparison)" = 60 ] || fail "$1: another import does not make up for it"
 }
-faults import reset_import check_import "no-space io-error short read-error read-short" "${import[@]}"
+faults import reset_import check_import "no-space io-error short read-error read-short $memory" "${import[@]}"
 
 # --- training: tokenizer, states, metrics, model folder; then reading it all
 awk 'BEGIN { split("the llama walks over a hill and eats grass while birds sing in old trees near water", w, " ");
@@ -85,12 +96,12 @@ check_training() {
     done
     no_leftovers "$work/model" "$1"
 }
-faults training reset_training check_training "no-space io-error short" "${train[@]}"
+faults training reset_training check_training "no-space io-error short $memory" "${train[@]}"
 
 chat=("$bin/halter-chat" --model "$work/whole" --template none --prompt "the llama" --no-sample --max-new-tokens 4 --threads 1 --quiet)
 "${chat[@]}" > "$work/answer" 2> /dev/null
-check_chat() { [ "$2" -ne 0 ] || cmp -s <(grep -v '^supervise' "$work/output") "$work/answer" || fail "$1: another answer: $(cat "$work/output")"; }
-faults chat : check_chat "read-error read-short" "${chat[@]}"
+check_chat() { [ "$2" -ne 0 ] || cmp -s <(grep -vE '^(supervise|failing_malloc): ' "$work/output") "$work/answer" || fail "$1: another answer: $(cat "$work/output")"; }
+faults chat : check_chat "read-error read-short $memory" "${chat[@]}"
 
 echo "$injected faults injected"
 finish
