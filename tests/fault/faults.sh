@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Calls that change files fail once, or take half of what they are given; so do reads; allocations fail once: the program says so
 # with the right exit code, leaves nothing half-written, and the same command then does its work as if nothing had been.
-# Usage: faults.sh BUILD_FOLDER [TIMES]: each kind of fault at TIMES calls spread over the run (10; 0: at every call)
+# Usage: faults.sh BUILD_FOLDER [TIMES]: each kind of fault at TIMES calls spread over the run (6; 0: at every call)
 . tests/pipeline/lib.sh faults "$1" halter-annotations halter-sft halter-chat
-times=${2:-10}
+times=${2:-6}
 supervise=$1/tests/fault_supervise
 failing_malloc=$(cd "$1" && pwd)/tests/libfailing_malloc.so
 "$supervise" count 0 /bin/true 2> /dev/null
