@@ -239,12 +239,15 @@ failed:
 }
 
 ht_status ht_config_to_json(const ht_config_table *table, json_t **out, ht_error *err) {
+    errno = 0; /* jansson tells a malformed text and a lack of memory alike */
     *out = json_object();
     for (size_t i = 0; i < table->count; i++) {
         const ht_config_entry *entry = &table->entries[i];
         if (json_object_set_new(*out, entry->option->key, field_to_json(entry)) == 0) continue;
         json_decref(*out);
         *out = NULL;
+        if (errno == ENOMEM)
+            return ht_fail(err, HT_ERR_NOMEM, "%s: no memory for the value", entry->option->key);
         return ht_fail(err, HT_ERR_USAGE, "%s: the value is not valid UTF-8", entry->option->key);
     }
     return HT_OK;
