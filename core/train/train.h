@@ -231,7 +231,7 @@ typedef struct ht_train_task {
      * each model in turn, which is updated before the next one's call. Losses are means over the whole step, so that the
      * ranks' gradients add up. Sets metrics of the whole step, the same on every rank, among them "loss" (of the first
      * call; checked to be finite after each) and "tokens" (processed; the progress line's rate). The first call may
-     * return HT_INTERRUPTED or HT_TERMINATED (ht_stop_requested) when it has changed nothing that `save` saves: the
+     * return a stop's status (ht_stop_requested; ht_status_is_stop) when it has changed nothing that `save` saves: the
      * state before the step is kept.
      */
     ht_status (*accumulate)(void *self, int64_t step, int model, ht_metrics *metrics, ht_error *err);
