@@ -39,13 +39,25 @@ static inline void ht_amx_end(void) {
     __asm__ volatile("tilerelease" ::);
 }
 
-/* Where B is: step s of vector v at columns[v] + s * step rows of `stride` units; or, with groups, at groups[s] + 16 v. Each step
- * asks for the next 32 cache lines of `ahead` (NULL: nothing): what a later call reads row by row, in the order it lies. */
+/* Rows of memory that a later call reads: each step asks for the next cache line of each. */
+typedef struct ht_amx_ahead {
+    const char *rows;
+    int64_t count, bytes; /* how many, a multiple of 4, and from one to the next */
+} ht_amx_ahead;
+
+/* Where B is: step s of vector v at columns[v] + s * step rows of `stride` units; or, with groups, at groups[s] + 16 v. */
 typedef struct ht_amx_right {
     const float *const *columns, *const *groups;
     int64_t stride;
-    const char *ahead;
+    ht_amx_ahead ahead;
 } ht_amx_right;
+
+/* A quarter of what a step asks for: memory is asked a little at a time, between loads that the caches answer. */
+HT_INLINE void ht_amx_ask(const ht_amx_ahead *ahead, int64_t step, int quarter) {
+    const char *at = ahead->rows + step * 64 + quarter * ahead->bytes;
+    for (int64_t row = quarter; row < ahead->count; row += 4, at += 4 * ahead->bytes)
+        __builtin_prefetch(at, 0, 2);
+}
 
 /* One or two row blocks of A by one or two vectors of B: constants, so that no branch is left in the loop. Strides in units. */
 HT_INLINE void ht_amx_block(const int tall, const int wide, const int grouped, int fresh, float *c, int64_t ldc,
@@ -67,19 +79,21 @@ HT_INLINE void ht_amx_block(const int tall, const int wide, const int grouped, i
     for (int64_t k = 0, s = 0; k < depth; k += step, s++) {
         const float *b = grouped ? right.groups[s] : right.columns[0] + k * right.stride;
         HT_AMX_LOAD(6, b, b_bytes);
-        for (int line = 0; right.ahead && line < 32; line++)
-            __builtin_prefetch(right.ahead + (s * 32 + line) * 64, 0, 2);
+        ht_amx_ask(&right.ahead, s, 0);
         HT_AMX_LOAD(4, a + k, a_bytes);
         HT_AMX_MULTIPLY_ADD(0, 4, 6);
+        ht_amx_ask(&right.ahead, s, 1);
         if (wide) {
             HT_AMX_LOAD(7, grouped ? b + HT_LANES : right.columns[1] + k * right.stride, b_bytes);
             HT_AMX_MULTIPLY_ADD(1, 4, 7);
         }
+        ht_amx_ask(&right.ahead, s, 2);
         if (tall) {
             HT_AMX_LOAD(5, a_below + k, a_bytes);
             HT_AMX_MULTIPLY_ADD(2, 5, 6);
             if (wide) HT_AMX_MULTIPLY_ADD(3, 5, 7);
         }
+        ht_amx_ask(&right.ahead, s, 3);
     }
     HT_AMX_STORE(0, c, c_bytes);
     if (wide) HT_AMX_STORE(1, c + HT_LANES, c_bytes);

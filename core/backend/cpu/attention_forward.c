@@ -64,21 +64,27 @@ static block block_place(void *scratch, int64_t max_rows, int64_t width, ht_tile
     return b;
 }
 
+/* Lanes from `seen` on are -infinity. */
+HT_INLINE ht_lanes hide(ht_lanes x, int64_t seen) {
+    const ht_lanes_index lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const ht_lanes_index hidden = lane >= (int32_t)seen;
+    return (ht_lanes)(((ht_lanes_index)x & ~hidden) | ((ht_lanes_index)((ht_lanes){0} - INFINITY) & hidden));
+}
+
 /* One row's softmax over a tile of n keys, carried on from the tiles before; scores become weights. */
 static void softmax_row(block *b, int64_t head, int64_t i, int64_t first, int64_t n) {
     int64_t row = head * b->slot + i, seen = b->visible[i] - first;
-    float *s = b->scores + row * HT_TILE_KEYS, *weights = b->weights + row * HT_TILE_KEYS;
+    const float *s = b->scores + row * HT_TILE_KEYS;
+    float *weights = b->weights + row * HT_TILE_KEYS;
     seen = seen > n ? n : seen;
     if (seen <= 0) {
         memset(weights, 0, HT_TILE_KEYS * sizeof *weights);
         return;
     }
-    for (int64_t j = seen; j < HT_TILE_KEYS; j++)
-        s[j] = -INFINITY;
     ht_lanes x[HT_TILE_VECTORS], most, total = {0};
 #pragma GCC unroll 4
     for (int v = 0; v < HT_TILE_VECTORS; v++) {
-        x[v] = *(const ht_lanes *)(s + v * HT_LANES) * b->scale;
+        x[v] = hide(*(const ht_lanes *)(s + v * HT_LANES) * b->scale, seen - v * HT_LANES);
         most = v ? ht_lanes_larger(most, x[v]) : x[v];
     }
     float before = b->largest[row], largest = ht_lanes_max(most);
@@ -87,17 +93,21 @@ static void softmax_row(block *b, int64_t head, int64_t i, int64_t first, int64_
     for (int v = 0; v < HT_TILE_VECTORS; v++) {
         x[v] = ht_exp_lanes(x[v] - largest);
         total += x[v];
-        *(ht_lanes *)(s + v * HT_LANES) = x[v];
+        if (b->mode.pairs)
+            ht_to_bf16((uint16_t *)(void *)weights + v * HT_LANES, (const float *)&x[v], HT_LANES);
+        else
+            *(ht_lanes *)(weights + v * HT_LANES) = x[v];
     }
-    if (b->mode.pairs) ht_to_bf16((uint16_t *)(void *)weights, s, HT_TILE_KEYS);
-    float carry = before == -INFINITY ? 0.0f : ht_expf(before - largest);
+    float mass = ht_lanes_sum(total);
+    if (before == largest) {
+        b->mass[row] += mass;
+        return;
+    }
+    float carry = before == -INFINITY ? 0.0f : ht_expf(before - largest), *o = b->out + row * b->padded;
     b->largest[row] = largest;
-    b->mass[row] = b->mass[row] * carry + ht_lanes_sum(total);
-    if (carry != 1.0f) {
-        float *o = b->out + row * b->padded;
-        for (int64_t d = 0; d < b->padded; d++)
-            o[d] *= carry;
-    }
+    b->mass[row] = b->mass[row] * carry + mass;
+    for (int64_t d = 0; d < b->padded; d++)
+        o[d] *= carry;
 }
 
 /* What one call runs over: both operations fill this in. */
@@ -115,11 +125,14 @@ typedef struct job {
     int64_t max_blocks;
 } job;
 
-/* Keys and values of one sequence. */
+enum { GROUPS = HT_TILE_KEYS / HT_LANES };
+
+/* Keys and values of one sequence, from the block's first head on. */
 typedef struct source {
     const job *job;
-    int64_t start, column;  /* first row of the packed sequence, first column of the block's first head */
+    int64_t start, column;  /* first row of the packed sequence, first column */
     const int32_t *blocks;  /* the sequence's, for pages */
+    const float *keys[GROUPS], *values[GROUPS]; /* where the pages have each 16 positions of a tile */
 } source;
 
 /* A head's scores, and its weighted values, of n keys from position `first` on. */
@@ -151,31 +164,33 @@ static void packed_values(block *b, const source *s, int64_t head, int64_t first
                     b->padded, depth);
 }
 
-/* The page in which a position lies; units. */
-static const float *page_of(const source *s, const ht_tensor *pages, int64_t position) {
+static void find_pages(source *s, int pairs, int64_t first, int64_t n) {
+    const ht_tensor *keys = s->job->keys, *values = s->job->values;
     int64_t size = s->job->block_size;
-    return (const float *)pages->data + ht_units(pages->dtype == HT_BF16, s->blocks[position / size] * size * pages->cols);
+    for (int64_t j = 0; j < n; j += HT_LANES) {
+        int64_t inside = (first + j) % size, begin = (s->blocks[(first + j) / size] * keys->cols + s->column) * size;
+        s->keys[j / HT_LANES] = (const float *)keys->data + ht_units(pairs, begin) + inside;
+        s->values[j / HT_LANES] = (const float *)values->data + ht_units(pairs, begin + inside * s->job->width);
+    }
 }
 
-static void page_scores(block *b, const source *s, int64_t head, int64_t first, int64_t n) {
-    int64_t size = s->job->block_size, column = s->column + head * b->width;
+static void page_scores(block *b, const source *s, int64_t head, int64_t n) {
+    int64_t size = s->job->block_size, before = head * b->units * size;
     ht_tile_right right = {.stride = size};
     for (int64_t j = 0; j < n; j += HT_KERNEL_VECTORS * HT_LANES) {
         int vectors = 0;
-        for (int64_t at = first + j; at < first + n && vectors < HT_KERNEL_VECTORS; at += HT_LANES)
-            right.columns[vectors++] =
-                page_of(s, s->job->keys, at) + ht_units(b->mode.pairs, column) * size + at % size;
+        for (int64_t at = j; at < n && vectors < HT_KERNEL_VECTORS; at += HT_LANES)
+            right.columns[vectors++] = s->keys[at / HT_LANES] + before;
         multiply_scores(b, head, &right, vectors, j, b->units);
     }
 }
 
 /* In groups of 16 positions, which a page has together. */
-static void page_values(block *b, const source *s, int64_t head, int64_t first, int64_t n) {
-    const float *groups[HT_TILE_KEYS / HT_LANES];
-    int64_t size = s->job->block_size, group = ht_units(b->mode.pairs, HT_LANES), count = 0, row = head * b->slot;
+static void page_values(block *b, const source *s, int64_t head, int64_t n) {
+    const float *groups[GROUPS];
+    int64_t group = ht_units(b->mode.pairs, HT_LANES), count = 0, row = head * b->slot;
     for (int64_t j = 0; j < n; j += HT_LANES) {
-        int64_t before = (s->column + head * b->width) * size + (first + j) % size * b->width; /* of the page */
-        const float *rows = page_of(s, s->job->values, first + j) + ht_units(b->mode.pairs, before);
+        const float *rows = s->values[count] + head * b->units * s->job->block_size;
         if (b->padded != b->width) { /* whole vectors would reach beyond the head */
             float *copy = b->values + count * group * b->padded;
             for (int64_t k = 0; k < group; k++) {
@@ -192,7 +207,7 @@ static void page_values(block *b, const source *s, int64_t head, int64_t first, 
 }
 
 /* All tiles of keys for a block whose q and visible are set; out is normalised at the end. */
-static void attend(block *b, const source *s) {
+static void attend(block *b, source *s) {
     memset(b->out, 0, (size_t)(b->heads * b->slot * b->padded) * sizeof(float));
     for (int64_t i = 0; i < b->heads * b->slot; i++) {
         b->largest[i] = -INFINITY;
@@ -201,13 +216,14 @@ static void attend(block *b, const source *s) {
     int64_t last = b->visible[b->rows - 1]; /* rows are in token order: the last one sees most */
     for (int64_t first = 0; first < last; first += HT_TILE_KEYS) {
         int64_t n = last - first < HT_TILE_KEYS ? last - first : HT_TILE_KEYS;
+        if (s->blocks) find_pages(s, b->mode.pairs, first, n);
         for (int64_t head = 0; head < b->heads; head++)
-            s->blocks ? page_scores(b, s, head, first, n) : packed_scores(b, s, head, first, n);
+            s->blocks ? page_scores(b, s, head, n) : packed_scores(b, s, head, first, n);
         for (int64_t head = 0; head < b->heads; head++)
             for (int64_t i = 0; i < b->rows; i++)
                 softmax_row(b, head, i, first, n);
         for (int64_t head = 0; head < b->heads; head++)
-            s->blocks ? page_values(b, s, head, first, n) : packed_values(b, s, head, first, n);
+            s->blocks ? page_values(b, s, head, n) : packed_values(b, s, head, first, n);
     }
 }
 

@@ -97,10 +97,11 @@ typedef struct left {
     int64_t stride; /* units */
 } left;
 
-/* Columns [first, first + 2 units) of t. */
-static left rows_of(const ht_tensor *t, int64_t row, int64_t rows, int64_t first, int64_t units, float *copy) {
+/* Columns [first, first + 2 units) of t. Rows that meet in the cache are copied if they are `reused` often. */
+static left rows_of(const ht_tensor *t, int64_t row, int64_t rows, int64_t first, int64_t units, int reused, float *copy) {
     int64_t stride = units + TILE;
-    if (rows == BLOCK && first + 2 * units <= t->cols && t->stride % 2048 != 0 && t->stride % 2 == 0)
+    int meet = reused && t->stride % 2048 == 0;
+    if (rows == BLOCK && first + 2 * units <= t->cols && !meet && t->stride % 2 == 0)
         return (left){ht_element(t, row, first), t->stride / 2};
     for (int64_t i = 0; i < BLOCK; i++)
         for (int64_t u = 0; u < units; u += TILE)
@@ -160,11 +161,23 @@ static void store_turned(const ht_tensor *y, const ht_tensor *add, int64_t row, 
         }
 }
 
+/* The same of a whole block of columns, rounded first: half as much is to be turned. */
+static void store_turned_pairs(const ht_tensor *y, int64_t row, int64_t rows, int64_t col, const float *sums) {
+    for (int64_t i = 0; i < rows; i += TILE) {
+        ht_lanes m[TILE];
+        for (int64_t u = 0; u < TILE; u++)
+            m[u] = ht_pair_up(*(const ht_lanes *)(sums + 2 * u * BLOCK + i), *(const ht_lanes *)(sums + (2 * u + 1) * BLOCK + i));
+        ht_transpose(m);
+        for (int64_t u = 0; u < TILE && i + u < rows; u++)
+            memcpy(ht_element(y, row + i + u, col), &m[u], sizeof m[u]);
+    }
+}
+
 /* --- products --------------------------------------------------------------------------------------------- */
 
 /* sums [32, 32] (+)= a [rows, units] b; b: tiles of one or two times 16 columns, each `units` deep. Rows in whole tiles. */
 HT_INLINE void multiply_ahead(float *sums, int64_t stride, int fresh, left a, int64_t rows, const float *b, int64_t cols,
-                              int64_t units, const char *ahead) {
+                              int64_t units, ht_amx_ahead ahead) {
     const float *columns[] = {b, b + units * TILE};
     const ht_amx_right right = {.columns = columns, .stride = TILE, .ahead = ahead};
 #define MULTIPLY(tall, wide) ht_amx_block(tall, wide, 0, fresh, sums, stride, a.data, a.stride, right, units, TILE, TILE)
@@ -180,7 +193,7 @@ HT_INLINE void multiply_ahead(float *sums, int64_t stride, int fresh, left a, in
 }
 
 static void multiply(float *sums, int64_t stride, int fresh, left a, int64_t rows, const float *b, int64_t cols, int64_t units) {
-    multiply_ahead(sums, stride, fresh, a, rows, b, cols, units, NULL);
+    multiply_ahead(sums, stride, fresh, a, rows, b, cols, units, (ht_amx_ahead){0});
 }
 
 /* y = x B (+ add), B = w^T or w. */
@@ -219,7 +232,7 @@ static void product_depth(const product *p, const memory *m, const part *at, int
     float *sums = m->sums;
     for (int64_t row = at->row; row < at->end; row += BLOCK) {
         int64_t rows = smaller(BLOCK, at->end - row);
-        left a = rows_of(p->x, row, rows, first, units, m->copy);
+        left a = rows_of(p->x, row, rows, first, units, 1, m->copy);
         for (int64_t j = 0; j < at->cols; j += BLOCK) {
             int64_t cols = smaller(BLOCK, at->cols - j), col = at->col + j;
             const float *b = m->tiles + j * units;
@@ -273,6 +286,13 @@ static ht_status run_product(ht_backend *be, const product *p, ht_error *err) {
     return HT_OK;
 }
 
+/* The rows of w that come after those from `col` on: the first two products with these ask for half of them each. */
+static ht_amx_ahead next_rows(const product *p, int64_t col, int64_t row) {
+    int64_t count = p->x->rows > BLOCK ? BLOCK / 2 : BLOCK, next = col + BLOCK + row / BLOCK * count;
+    if (row >= 2 * BLOCK || next + count > p->w->rows) return (ht_amx_ahead){0};
+    return (ht_amx_ahead){ht_element(p->w, next, 0), count, p->w->stride * 2};
+}
+
 /* y = x w^T (+ add) with x in tiles: w is read once, as it lies. */
 static ht_status run_few_rows(ht_backend *be, const product *p, ht_error *err) {
     int64_t N = p->y->cols, M = p->y->rows, units = round_up(p->x->cols, STEP) / 2, blocks = (N + BLOCK - 1) / BLOCK;
@@ -287,12 +307,13 @@ static ht_status run_few_rows(ht_backend *be, const product *p, ht_error *err) {
         tiles_of_rows(m.tiles, units, p->x, 0, M, 0); /* each thread for itself: they are few */
         for (int64_t block = blocks * thread / threads; block < blocks * (thread + 1) / threads; block++) {
             int64_t col = block * BLOCK, cols = smaller(BLOCK, N - col);
-            left w = rows_of(p->w, col, cols, 0, units, m.copy);
+            left w = rows_of(p->w, col, cols, 0, units, 0, m.copy);
             for (int64_t row = 0; row < M; row += BLOCK) {
-                /* The rows of the next block lie behind this one's. */
-                const char *ahead = row == 0 && col + 2 * BLOCK <= N ? ht_element(p->w, col + BLOCK, 0) : NULL;
-                multiply_ahead(m.sums, BLOCK, 1, w, cols, m.tiles + row * units, M - row, units, ahead);
-                store_turned(p->y, p->add, row, smaller(BLOCK, M - row), col, cols, m.sums);
+                multiply_ahead(m.sums, BLOCK, 1, w, cols, m.tiles + row * units, M - row, units, next_rows(p, col, row));
+                if (p->y->dtype == HT_BF16 && !p->add && cols == BLOCK)
+                    store_turned_pairs(p->y, row, smaller(BLOCK, M - row), col, m.sums);
+                else
+                    store_turned(p->y, p->add, row, smaller(BLOCK, M - row), col, cols, m.sums);
             }
         }
         ht_amx_end();

@@ -15,24 +15,31 @@ enum { HT_KERNEL_ROWS = 4, HT_KERNEL_VECTORS = 1 };
 #endif
 
 enum { HT_TILE_GROUPS = 8 }; /* of a product over rows that lie apart */
+enum { HT_TILE_FEW_ROWS = 2 };
 
-/* How products run. rows 0: not on AMX. */
+/* How products run. step 0: by vectors; rows 0: by vectors that give the bits of AMX with this step. */
 typedef struct ht_tile_mode {
     int pairs;      /* units are pairs of bf16 */
     int rows, step; /* of AMX's tiles (amx.h) */
+    unsigned control; /* of vectors' arithmetic, as it was before */
 } ht_tile_mode;
 
 /*
  * Before a thread's products, and after them. Their rows are at most `rows`, their depths multiples of `step`; with step 0 AMX
  * is not used. On AMX whole tiles are read and written: A and C have memory for rows up to the next multiple of mode.rows.
+ * A row or two fill no tile: vectors ask the memory for more at a time.
  */
 static inline ht_tile_mode ht_tile_begin(int pairs, int64_t rows, int step) {
     ht_tile_mode mode = {.pairs = pairs};
 #ifdef __AMX_BF16__
-    if (pairs && step && rows > 0) {
+    if (pairs) mode.step = step;
+    if (mode.step && rows > HT_TILE_FEW_ROWS) {
         mode.rows = rows < 16 ? (int)rows : 16;
-        mode.step = step;
         ht_amx_begin(mode.rows, mode.step);
+    } else if (mode.step) { /* like AMX, subnormal operands and results count as zero */
+        enum { FLUSH_RESULTS = 0x8000, FLUSH_OPERANDS = 0x0040 };
+        mode.control = _mm_getcsr();
+        _mm_setcsr(mode.control | FLUSH_RESULTS | FLUSH_OPERANDS);
     }
 #else
     (void)rows;
@@ -43,7 +50,10 @@ static inline ht_tile_mode ht_tile_begin(int pairs, int64_t rows, int step) {
 
 static inline void ht_tile_end(ht_tile_mode mode) {
 #ifdef __AMX_BF16__
-    if (mode.rows) ht_amx_end();
+    if (mode.rows)
+        ht_amx_end();
+    else if (mode.step)
+        _mm_setcsr(mode.control);
 #else
     (void)mode;
 #endif
@@ -56,7 +66,7 @@ static inline int64_t ht_tile_rows(ht_tile_mode mode, int64_t m) {
 
 /* The depth to which operands are filled with zeros. */
 static inline int64_t ht_tile_depth(ht_tile_mode mode, int64_t units) {
-    return mode.rows ? (units + mode.step - 1) / mode.step * mode.step : units;
+    return mode.step ? (units + mode.step - 1) / mode.step * mode.step : units;
 }
 
 /* --- C += A B --------------------------------------------------------------------------------------------- */
@@ -114,6 +124,35 @@ HT_INLINE void ht_tile_strip(const int pairs, const int vectors, const ht_tile_o
 }
 
 #ifdef __AMX_BF16__
+/* One row with AMX's rounding: of each step, even and odd elements are summed apart, then both, and that joins the sum. */
+HT_INLINE void ht_tile_stepped_kernel(const int vectors, float *c, int fresh, const float *a, const ht_tile_right *b,
+                                      int64_t depth, int step) {
+    ht_lanes acc[HT_KERNEL_VECTORS];
+    for (int j = 0; j < vectors; j++)
+        acc[j] = fresh ? (ht_lanes){0} : *(const ht_lanes *)(c + j * HT_LANES);
+    for (int64_t k = 0; k < depth; k += step) {
+        ht_lanes even[HT_KERNEL_VECTORS] = {{0}}, odd[HT_KERNEL_VECTORS] = {{0}};
+        for (int64_t u = k; u < k + step; u++) {
+            ht_lanes_bits left = (ht_lanes_bits)ht_broadcast(a + u);
+            for (int j = 0; j < vectors; j++) {
+                ht_lanes_bits right = *(const ht_lanes_bits *)(b->columns[j] + u * b->stride);
+                even[j] += (ht_lanes)(left << 16) * (ht_lanes)(right << 16);
+                odd[j] += (ht_lanes)(left & 0xffff0000u) * (ht_lanes)(right & 0xffff0000u);
+            }
+        }
+        for (int j = 0; j < vectors; j++)
+            acc[j] += even[j] + odd[j];
+    }
+    for (int j = 0; j < vectors; j++)
+        *(ht_lanes *)(c + j * HT_LANES) = acc[j];
+}
+
+HT_INLINE void ht_tile_stepped(const int vectors, const ht_tile_out *c, ht_tile_left a, const ht_tile_right *b, int64_t m,
+                               int64_t depth, int step) {
+    for (int64_t i = 0; i < m; i++)
+        ht_tile_stepped_kernel(vectors, c->data + i * c->stride, c->fresh, a.data + i * a.stride, b, depth, step);
+}
+
 HT_INLINE void ht_tile_amx(const int grouped, ht_tile_mode mode, int64_t vectors, const ht_tile_out *c, ht_tile_left a,
                            ht_amx_right right, int64_t m, int64_t depth) {
 #define BLOCK(tall, wide)                                                                                      \
@@ -150,12 +189,18 @@ static inline void ht_tile_columns(ht_tile_mode mode, int vectors, const ht_tile
         return;
     }
 #endif
+#ifdef __AMX_BF16__
+#define STEPPED(n) else if (mode.step) ht_tile_stepped(n, c, a, b, m, depth, mode.step);
+#else
+#define STEPPED(n)
+#endif
 #define STRIP(n)                                                                                              \
     case n:                                                                                                   \
-        if (mode.pairs)                                                                                       \
-            ht_tile_strip(1, n, c, a, b, m, depth);                                                           \
-        else                                                                                                  \
+        if (!mode.pairs)                                                                                      \
             ht_tile_strip(0, n, c, a, b, m, depth);                                                           \
+        STEPPED(n)                                                                                            \
+        else                                                                                                  \
+            ht_tile_strip(1, n, c, a, b, m, depth);                                                           \
         break;
     switch (vectors) {
         STRIP(1)
@@ -167,6 +212,7 @@ static inline void ht_tile_columns(ht_tile_mode mode, int vectors, const ht_tile
     default: break;
     }
 #undef STRIP
+#undef STEPPED
 }
 
 /* C[m, n] (+)= A[m, depth] B[depth, n]; B in rows of `ldb` units; n a multiple of 16 (C and B are padded that far). */
