@@ -20,6 +20,8 @@
 enum { BLOCK = 32, TILE = 16, STEP = 2 * TILE, BLOCK_FLOATS = BLOCK * BLOCK };
 /* What is in the second cache at a time: tiles of DEPTH by WIDTH bf16, and where the depth is more, sums of SHARE rows. */
 enum { DEPTH = 1024, WIDTH = 256, SHARE = 1024 };
+/* Units of depth of what is in the first cache. */
+enum { PANEL = 128 };
 
 static int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1) / to * to;
@@ -97,11 +99,15 @@ typedef struct left {
     int64_t stride; /* units */
 } left;
 
-/* Columns [first, first + 2 units) of t. Rows that meet in the cache are copied if they are `reused` often. */
+/* Rows come to lie in the same place of the first cache, which has place for few of them. */
+static int rows_meet(const ht_tensor *t) {
+    return t->stride * (int64_t)ht_dtype_size(t->dtype) % 4096 == 0;
+}
+
+/* Columns [first, first + 2 units) of t. Rows that meet are copied if they are `reused` often. */
 static left rows_of(const ht_tensor *t, int64_t row, int64_t rows, int64_t first, int64_t units, int reused, float *copy) {
     int64_t stride = units + TILE;
-    int meet = reused && t->stride % 2048 == 0;
-    if (rows == BLOCK && first + 2 * units <= t->cols && !meet && t->stride % 2 == 0)
+    if (rows == BLOCK && first + 2 * units <= t->cols && t->stride % 2 == 0 && !(reused && rows_meet(t)))
         return (left){ht_element(t, row, first), t->stride / 2};
     for (int64_t i = 0; i < BLOCK; i++)
         for (int64_t u = 0; u < units; u += TILE)
@@ -175,12 +181,18 @@ static void store_turned_pairs(const ht_tensor *y, int64_t row, int64_t rows, in
 
 /* --- products --------------------------------------------------------------------------------------------- */
 
-/* sums [32, 32] (+)= a [rows, units] b; b: tiles of one or two times 16 columns, each `units` deep. Rows in whole tiles. */
-HT_INLINE void multiply_ahead(float *sums, int64_t stride, int fresh, left a, int64_t rows, const float *b, int64_t cols,
+/* Tiles of B: those of 16 columns one behind the other along the depth, the next 16 columns' `stride` floats on. */
+typedef struct right {
+    const float *data;
+    int64_t stride;
+} right;
+
+/* sums [32, 32] (+)= a [rows, units] b, of one or two times 16 columns. Rows in whole tiles. */
+HT_INLINE void multiply_ahead(float *sums, int64_t stride, int fresh, left a, int64_t rows, right b, int64_t cols,
                               int64_t units, ht_amx_ahead ahead) {
-    const float *columns[] = {b, b + units * TILE};
-    const ht_amx_right right = {.columns = columns, .stride = TILE, .ahead = ahead};
-#define MULTIPLY(tall, wide) ht_amx_block(tall, wide, 0, fresh, sums, stride, a.data, a.stride, right, units, TILE, TILE)
+    const float *columns[] = {b.data, b.data + b.stride};
+    const ht_amx_right at = {.columns = columns, .stride = TILE, .ahead = ahead};
+#define MULTIPLY(tall, wide) ht_amx_block(tall, wide, 0, fresh, sums, stride, a.data, a.stride, at, units, TILE, TILE)
     if (rows > TILE && cols > TILE)
         MULTIPLY(1, 1);
     else if (rows > TILE)
@@ -192,8 +204,14 @@ HT_INLINE void multiply_ahead(float *sums, int64_t stride, int fresh, left a, in
 #undef MULTIPLY
 }
 
-static void multiply(float *sums, int64_t stride, int fresh, left a, int64_t rows, const float *b, int64_t cols, int64_t units) {
+static void multiply(float *sums, int64_t stride, int fresh, left a, int64_t rows, right b, int64_t cols, int64_t units) {
     multiply_ahead(sums, stride, fresh, a, rows, b, cols, units, (ht_amx_ahead){0});
+}
+
+/* Into how many units of depth a product is cut, so that 32 rows of A stay in the first cache while columns of B go by. */
+static int64_t panel_of(int64_t units) {
+    int64_t panels = units > PANEL ? (units + PANEL / 2) / PANEL : 1;
+    return round_up((units + panels - 1) / panels, TILE);
 }
 
 /* y = x B (+ add), B = w^T or w. */
@@ -225,28 +243,34 @@ typedef struct part {
     int64_t row, end, col, cols;
 } part;
 
+/* Rows [row, row + rows) of a part from its sums, blocks of columns one behind the other. */
+static void store_rows(const product *p, const part *at, int64_t row, int64_t rows, const float *sums) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < at->cols; j += TILE)
+            store(p->y, p->add, row + i, at->col + j, smaller(TILE, at->cols - j),
+                  *(const ht_lanes *)(sums + j / BLOCK * BLOCK_FLOATS + i * BLOCK + j % BLOCK));
+}
+
 /* What a part's products with x's columns from `first` on come to; stored when they are the last. */
 static void product_depth(const product *p, const memory *m, const part *at, int64_t first) {
-    int64_t K = p->x->cols, units = round_up(smaller(DEPTH, K - first), STEP) / 2;
+    int64_t K = p->x->cols, units = round_up(smaller(DEPTH, K - first), STEP) / 2, panel = panel_of(units);
     int last = first + DEPTH >= K;
     float *sums = m->sums;
     for (int64_t row = at->row; row < at->end; row += BLOCK) {
         int64_t rows = smaller(BLOCK, at->end - row);
         left a = rows_of(p->x, row, rows, first, units, 1, m->copy);
-        for (int64_t j = 0; j < at->cols; j += BLOCK) {
-            int64_t cols = smaller(BLOCK, at->cols - j), col = at->col + j;
-            const float *b = m->tiles + j * units;
-            if (K <= DEPTH && !p->add && p->y->dtype == HT_F32 && rows == BLOCK && cols == BLOCK) {
-                multiply(ht_element(p->y, row, col), p->y->stride, 1, a, rows, b, cols, units);
-                continue;
+        int direct = K <= DEPTH && !p->add && p->y->dtype == HT_F32 && rows == BLOCK && at->cols % BLOCK == 0;
+        for (int64_t u = 0; u < units; u += panel)
+            for (int64_t j = 0; j < at->cols; j += BLOCK) {
+                for (int64_t i = 0; last && u + panel >= units && i < rows; i++)
+                    __builtin_prefetch(ht_element(p->y, row + i, at->col + j), 1);
+                float *to = direct ? ht_element(p->y, row, at->col + j) : sums + j * BLOCK;
+                multiply(to, direct ? p->y->stride : BLOCK, first + u == 0, (left){a.data + u, a.stride}, rows,
+                         (right){m->tiles + j * units + u * TILE, units * TILE}, smaller(BLOCK, at->cols - j),
+                         smaller(panel, units - u));
             }
-            if (last)
-                for (int64_t i = 0; i < rows; i++)
-                    __builtin_prefetch(ht_element(p->y, row + i, col), 1);
-            multiply(sums, BLOCK, first == 0, a, rows, b, cols, units);
-            if (last) store_block(p->y, p->add, row, rows, col, cols, sums);
-            if (K > DEPTH) sums += BLOCK_FLOATS;
-        }
+        if (last && !direct) store_rows(p, at, row, rows, sums);
+        if (K > DEPTH) sums += round_up(at->cols, BLOCK) * BLOCK;
     }
 }
 
@@ -261,15 +285,26 @@ static void product_part(const product *p, const memory *m, const part *at) {
     }
 }
 
+/* Columns of a part, WIDTH at most: so many that the thread with the most of them has as few as can be. */
+static int64_t width_of(int64_t cols, int64_t threads) {
+    int64_t best = 0, least = INT64_MAX, rounds = (cols + WIDTH * threads - 1) / (WIDTH * threads);
+    for (int64_t r = rounds; r <= rounds + 1; r++) {
+        int64_t width = round_up((cols + r * threads - 1) / (r * threads), BLOCK), parts = (cols + width - 1) / width;
+        int64_t most = (parts + threads - 1) / threads * width;
+        if (most < least) best = width, least = most;
+    }
+    return best;
+}
+
 static ht_status run_product(ht_backend *be, const product *p, ht_error *err) {
     int64_t N = p->y->cols, M = p->y->rows, K = p->x->cols, depth = round_up(smaller(K, DEPTH), STEP);
     if (M == 0 || N == 0) return HT_OK;
     /* Each thread has columns of its own, and where there are too few of them, rows. */
-    int64_t width = smaller(WIDTH, round_up((N + be->threads - 1) / be->threads, BLOCK)), parts = (N + width - 1) / width;
+    int64_t width = width_of(N, be->threads), parts = (N + width - 1) / width;
     int64_t shares = parts < be->threads ? be->threads : 1, share = round_up((M + shares - 1) / shares, BLOCK);
     if (K > DEPTH) share = smaller(share, SHARE);
     shares = (M + share - 1) / share;
-    const memory sizes = {width * depth / 2, BLOCK * (depth / 2 + TILE), K > DEPTH ? share * width : BLOCK_FLOATS, NULL, NULL, NULL};
+    const memory sizes = {width * depth / 2, BLOCK * (depth / 2 + TILE), (K > DEPTH ? share : BLOCK) * width, NULL, NULL, NULL};
     ht_status status = reserve(be, &sizes, err);
     if (status) return status;
 #pragma omp parallel num_threads(be->threads)
@@ -309,7 +344,8 @@ static ht_status run_few_rows(ht_backend *be, const product *p, ht_error *err) {
             int64_t col = block * BLOCK, cols = smaller(BLOCK, N - col);
             left w = rows_of(p->w, col, cols, 0, units, 0, m.copy);
             for (int64_t row = 0; row < M; row += BLOCK) {
-                multiply_ahead(m.sums, BLOCK, 1, w, cols, m.tiles + row * units, M - row, units, next_rows(p, col, row));
+                multiply_ahead(m.sums, BLOCK, 1, w, cols, (right){m.tiles + row * units, units * TILE}, M - row, units,
+                               next_rows(p, col, row));
                 if (p->y->dtype == HT_BF16 && !p->add && cols == BLOCK)
                     store_turned_pairs(p->y, row, smaller(BLOCK, M - row), col, m.sums);
                 else
@@ -339,30 +375,41 @@ ht_status HT_CPU(matmul_backward_data)(ht_backend *be, ht_tensor *dx, const ht_t
     return run_product(be, &(product){dx, dy, w, NULL, 0}, err);
 }
 
+/* 32 rows of dw from `row` on, columns [col, col + cols): += a b, b's columns `units` deep. */
+static void weight_rows(const ht_tensor *dw, int64_t row, int64_t rows, int64_t col, int64_t cols, left a, const float *tiles,
+                        int64_t units, float *sums) {
+    int64_t panel = panel_of(units);
+    for (int64_t u = 0; u < units; u += panel)
+        for (int64_t j = col; j < col + cols; j += BLOCK) {
+            int64_t now = smaller(BLOCK, col + cols - j), depth = smaller(panel, units - u);
+            left from = {a.data + u, a.stride};
+            right b = {tiles + j * units + u * TILE, units * TILE};
+            if (rows == BLOCK && now == BLOCK) {
+                multiply(ht_element(dw, row, j), dw->stride, 0, from, rows, b, now, depth);
+                continue;
+            }
+            multiply(sums, BLOCK, 1, from, rows, b, now, depth);
+            store_block(dw, dw, row, rows, j, now, sums);
+        }
+}
+
 /* dw rows [row, row + n) += what tokens [first, end) come to; `tiles`: of x. */
 static void weight_part(const ht_tensor *dw, const ht_tensor *dy, const float *tiles, const memory *m, int64_t first,
                         int64_t end, int64_t row, int64_t n) {
     int64_t units = round_up(end - first, STEP) / 2, stride = units + TILE;
+    const int64_t width = 2 * WIDTH; /* tiles of so many columns and the rows of dy stay in the second cache */
     turn_columns(m->copy, stride, dy, first, end, row, n);
-    for (int64_t i = 0; i < n; i += BLOCK)
-        for (int64_t col = 0; col < dw->cols; col += BLOCK) {
-            int64_t rows = smaller(BLOCK, n - i), cols = smaller(BLOCK, dw->cols - col);
-            left a = {m->copy + i * stride, stride};
-            if (rows == BLOCK && cols == BLOCK) {
-                float *sums = ht_element(dw, row + i, col);
-                multiply(sums, dw->stride, 0, a, rows, tiles + col * units, cols, units);
-                continue;
-            }
-            multiply(m->sums, BLOCK, 1, a, rows, tiles + col * units, cols, units);
-            store_block(dw, dw, row + i, rows, col, cols, m->sums);
-        }
+    for (int64_t col = 0; col < dw->cols; col += width)
+        for (int64_t i = 0; i < n; i += BLOCK)
+            weight_rows(dw, row + i, smaller(BLOCK, n - i), col, smaller(width, dw->cols - col),
+                        (left){m->copy + i * stride, stride}, tiles, units, m->sums);
 }
 
 ht_status HT_CPU(matmul_backward_weight)(ht_backend *be, ht_tensor *dw, const ht_tensor *dy, const ht_tensor *x,
                                          ht_error *err) {
     if (dy->dtype != HT_BF16) return ht_cpu_matmul_backward_weight(be, dw, dy, x, err);
     int64_t N = dw->rows, span = smaller(DEPTH, round_up(dy->rows, STEP));
-    int64_t width = smaller(WIDTH, round_up((N + be->threads - 1) / be->threads, BLOCK));
+    int64_t width = width_of(N, be->threads);
     const memory sizes = {round_up(dw->cols, TILE) * span / 2, width * (span / 2 + TILE), BLOCK_FLOATS, NULL, NULL, NULL};
     ht_status status = reserve(be, &sizes, err);
     if (status) return status;
