@@ -18,8 +18,9 @@
 
 /* Rows and columns of a block of sums; units and columns (or rows) of a tile; bf16 of a row of units. */
 enum { BLOCK = 32, TILE = 16, STEP = 2 * TILE, BLOCK_FLOATS = BLOCK * BLOCK };
-/* What is in the second cache at a time: tiles of DEPTH by WIDTH bf16, and where the depth is more, sums of SHARE rows. */
-enum { DEPTH = 1024, WIDTH = 256, SHARE = 1024 };
+/* What is in the second cache at a time: tiles of DEPTH by WIDTH bf16, and where the depth is more, sums of SHARE rows; or, of a
+ * product of few rows, tiles of MOST_TILED bf16. */
+enum { DEPTH = 1024, WIDTH = 256, SHARE = 1024, MOST_TILED = 1 << 19 };
 /* Units of depth of what is in the first cache. */
 enum { PANEL = 128 };
 
@@ -321,6 +322,11 @@ static ht_status run_product(ht_backend *be, const product *p, ht_error *err) {
     return HT_OK;
 }
 
+/* Sums can be rounded before they are turned. */
+static int turns_pairs(const product *p) {
+    return p->y->dtype == HT_BF16 && !p->add;
+}
+
 /* The rows of w that come after those from `col` on: the first two products with these ask for half of them each. */
 static ht_amx_ahead next_rows(const product *p, int64_t col, int64_t row) {
     int64_t count = p->x->rows > BLOCK ? BLOCK / 2 : BLOCK, next = col + BLOCK + row / BLOCK * count;
@@ -346,7 +352,7 @@ static ht_status run_few_rows(ht_backend *be, const product *p, ht_error *err) {
             for (int64_t row = 0; row < M; row += BLOCK) {
                 multiply_ahead(m.sums, BLOCK, 1, w, cols, (right){m.tiles + row * units, units * TILE}, M - row, units,
                                next_rows(p, col, row));
-                if (p->y->dtype == HT_BF16 && !p->add && cols == BLOCK)
+                if (turns_pairs(p) && cols == BLOCK)
                     store_turned_pairs(p->y, row, smaller(BLOCK, M - row), col, m.sums);
                 else
                     store_turned(p->y, p->add, row, smaller(BLOCK, M - row), col, cols, m.sums);
@@ -357,9 +363,10 @@ static ht_status run_few_rows(ht_backend *be, const product *p, ht_error *err) {
     return HT_OK;
 }
 
-/* Bringing w into tiles takes about as long as turning the sums of so many rows. */
+/* x's tiles leave room in the second cache, and turning sums takes less than bringing w into tiles. */
 static int has_few_rows(const product *p) {
-    return p->x->rows < 64 + p->x->cols / 2;
+    int64_t rows = p->x->rows, depth = p->x->cols;
+    return rows * depth <= MOST_TILED && (turns_pairs(p) || rows < 64 + depth / 2);
 }
 
 ht_status HT_CPU(matmul_forward)(ht_backend *be, ht_tensor *y, const ht_tensor *x, const ht_tensor *w,
