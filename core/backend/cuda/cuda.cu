@@ -68,14 +68,14 @@ static void cuda_release(void *owner, void *block, size_t bytes) {
     cudaFree(block); /* waits for the GPU */
 }
 
-/* What operations take for themselves as they are first called (ht_cuda_scratch; the largest are sums over a few thousand
- * tokens in f32), and what cuBLASLt's and the driver's own kernels need once they are loaded. */
-static const size_t RESERVED_BYTES = (size_t)512 << 20;
+/* Scratch memory: partial sums of products and of attention over the cache are at most 52 MiB (132 multiprocessors) and
+ * 64 MiB; what the others take grows with the tokens of a pass or the vocabulary, to some 16 MiB for 65,536 tokens of 32
+ * heads. Beside it what the driver needs for kernels, ours and cuBLASLt's, once they are loaded: some hundreds of MiB. */
+enum { SCRATCH_BYTES = 64 << 20, CODE_BYTES = 448 << 20 };
 
 static ht_status cuda_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err) {
-    (void)be;
     HT_CUDA(cudaMemGetInfo(available, total));
-    *available -= *available < RESERVED_BYTES ? *available : RESERVED_BYTES;
+    *available += ht_cuda_of(be)->scratch_bytes; /* plans book it */
     return HT_OK;
 }
 
@@ -263,6 +263,7 @@ static const ht_backend_ops cuda_ops = {
     .finish = cuda_finish,
     .allocate = cuda_allocate,
     .release = cuda_release,
+    .own_bytes = SCRATCH_BYTES + CODE_BYTES,
     .memory = cuda_memory,
     .upload = ht_cuda_upload,
     .upload_converted = cuda_upload_converted,
