@@ -29,9 +29,16 @@ ht_status ht_cuda_allow_shared(const void *kernel, int64_t bytes, ht_error *err)
     return HT_OK;
 }
 
+/* A graph would read the host's memory when it is replayed, and staging's events would be its own from then on. */
+static ht_status check_not_recording(const ht_cuda *cuda, ht_error *err) {
+    if (!cuda->recording) return HT_OK;
+    return ht_fail(err, HT_ERR_RUN, "a pass that is recorded uses host memory, or more scratch memory than before");
+}
+
 ht_status ht_cuda_scratch(ht_backend *be, size_t bytes, void **scratch, ht_error *err) {
     ht_cuda *cuda = ht_cuda_of(be);
     if (bytes > cuda->scratch_bytes) {
+        HT_CHECK(check_not_recording(cuda, err));
         /* Operations that use the old block may still run. */
         HT_CUDA(cudaStreamSynchronize(cuda->stream));
         HT_CUDA(cudaFree(cuda->scratch));
@@ -96,6 +103,7 @@ static char *piece_memory(const ht_cuda_staging *s) {
 /* *room = staging memory for *n of `bytes` bytes: as many as fit, whole elements of `size` bytes. */
 static ht_status take_room(ht_cuda *cuda, size_t bytes, size_t size, char **room, size_t *n, ht_error *err) {
     ht_cuda_staging *s = &cuda->staging;
+    HT_CHECK(check_not_recording(cuda, err));
     if (HT_CUDA_PIECE_BYTES - s->used < size) HT_CHECK(next_piece(cuda, err));
     size_t most = (HT_CUDA_PIECE_BYTES - s->used) / size * size;
     *n = bytes < most ? bytes : most;
@@ -131,6 +139,7 @@ static ht_status cuda_upload_converted(ht_backend *be, ht_tensor *y, const void 
 
 /* Begins to bring n bytes, at most a piece, into the next piece. */
 static ht_status begin_download(ht_cuda *cuda, const void *from, size_t n, ht_error *err) {
+    HT_CHECK(check_not_recording(cuda, err));
     HT_CHECK(next_piece(cuda, err));
     cuda->staging.used = HT_CUDA_PIECE_BYTES;
     HT_CUDA(cudaMemcpyAsync(piece_memory(&cuda->staging), from, n, cudaMemcpyDeviceToHost, cuda->stream));
