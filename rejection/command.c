@@ -307,6 +307,7 @@ static ht_status plan_memory(const session *s, const ht_llama_config *shape, siz
     ht_engine_limits limits = engine_limits(c);
     int64_t sequences = ht_scorer_sequences(c->score_tokens);
     ht_arena_init(&arena, 1);
+    ht_backend_arena(s->work.be, &arena);
     HT_TRY(ht_llama_init(&model, s->work.be, &arena, shape, ht_backend_dtype(s->work.be), err));
     if (shape->head == HT_HEAD_LM)
         HT_TRY(ht_engine_init(&engine, &model, &arena, &limits, err));

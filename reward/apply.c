@@ -64,22 +64,25 @@ static void print_summary(const ht_scoring_result *result, int as_json) {
     if (!as_json && result->scored) printf("mean %.4f, sd %.4f\n", mean, deviation);
 }
 
-static ht_status apply_to_store(const ht_reward_apply_config *config, ht_error *err) {
+static ht_status apply_to_store(const ht_reward_apply_config *config, ht_comm *comm, ht_error *err) {
     ht_status status = HT_OK;
     const ht_reward_place *place = &config->place;
     ht_llama_config shape;
     ht_scoring_result result;
-    ht_scoring scoring = {.folder = place->model, .pass_tokens = place->pass_tokens, .label = "apply"};
+    ht_scoring scoring = {.comm = comm, .folder = place->model, .pass_tokens = place->pass_tokens, .label = "apply"};
+    int leads = ht_comm_rank(comm) == 0;
     HT_TRY(ht_store_open(&scoring.store, config->db, HT_STORE_EXISTING, err));
-    HT_TRY(ht_backend_open(&scoring.be, (ht_backend_kind)place->backend, (int)place->threads, err));
+    HT_TRY(ht_backend_open_device(&scoring.be, (ht_backend_kind)place->backend, ht_comm_local_rank(comm),
+                                  (int)place->threads, err));
     HT_TRY(ht_backend_choose_dtype(scoring.be, (ht_dtype_choice)place->dtype, err));
     HT_TRY(ht_model_folder_config_of(place->model, HT_HEAD_SCALAR, &shape, err)); /* before it becomes a row */
-    HT_TRY(ht_train_register_model(scoring.store, place->model, &scoring.model_id, err));
+    if (leads) HT_TRY(ht_train_register_model(scoring.store, place->model, &scoring.model_id, err));
+    HT_TRY(ht_comm_broadcast(comm, &scoring.model_id, sizeof scoring.model_id, err));
     HT_TRY(response_filter(scoring.store, config, &scoring.filter, err));
     HT_TRY(ht_score_responses(&scoring, &result, err));
     if (!result.scored && !result.present)
         HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: there is no response that fits the filter", config->db));
-    print_summary(&result, config->json);
+    if (leads) print_summary(&result, config->json);
 done:
     if (scoring.be) ht_backend_close(scoring.be);
     ht_store_close(scoring.store);
@@ -200,7 +203,7 @@ static ht_status apply_to_lines(const ht_reward_apply_config *config, ht_error *
     lines *l = NULL;
     HT_TRY(ht_calloc(&l, 1, sizeof *l, err));
     l->objects = json_array();
-    HT_TRY(ht_reward_judge_open(&l->judge, &config->place, err));
+    HT_TRY(ht_reward_judge_open(&l->judge, &config->place, NULL, err));
     HT_TRY(read_lines(l, config->input, err));
 done:
     if (l) {
@@ -214,11 +217,20 @@ done:
 }
 
 ht_status ht_reward_apply(void *configuration, const ht_invocation *invocation, ht_error *err) {
+    ht_status status = HT_OK;
     const ht_reward_apply_config *config = configuration;
     int to_store = config->db && config->db[0], to_lines = config->input && config->input[0];
+    ht_comm *comm = NULL;
     (void)invocation;
+    HT_TRY(ht_comm_open(&comm, err));
     if (to_store == to_lines)
-        return ht_fail(err, HT_ERR_USAGE,
-                       to_store ? "give --db or --input, not both" : "give --db or --input");
-    return to_store ? apply_to_store(config, err) : apply_to_lines(config, err);
+        status = ht_fail(err, HT_ERR_USAGE, to_store ? "give --db or --input, not both" : "give --db or --input");
+    else if (to_store)
+        status = apply_to_store(config, comm, err);
+    else if (comm)
+        status = ht_fail(err, HT_ERR_USAGE, "a file is scored by one process: start it without the launcher, or give --db");
+    else
+        status = apply_to_lines(config, err);
+done:
+    return ht_comm_close(comm, status, err);
 }

@@ -13,7 +13,7 @@
 #include "reward/reward.h"
 #include "reward/tally.h"
 
-#define SCORED_AT_ONCE 64 /* pairs between two looks at signals and progress */
+#define SCORED_AT_ONCE 64 /* pairs a rank between two looks at signals and progress */
 
 static const char *const split_names[] = {"all", "train", "test"};
 
@@ -34,13 +34,15 @@ static ht_status load_pairs(const ht_reward_evaluate_config *config, const ht_re
 static ht_status score_pairs(ht_reward_judge *judge, const ht_pair_set *set, ht_tally *tally, ht_error *err) {
     ht_status status = HT_OK;
     ht_progress progress;
-    int64_t order[SCORED_AT_ONCE], total = (int64_t)set->count;
+    const ht_tally_scorer scorer = {&judge->scorer.model, judge->scorer.acts, judge->comm};
+    int64_t *order = NULL, together = (int64_t)ht_comm_size(judge->comm) * SCORED_AT_ONCE, total = (int64_t)set->count;
     ht_progress_start(&progress, "evaluate", total);
-    for (int64_t first = 0; first < total; first += SCORED_AT_ONCE) {
-        int64_t count = total - first < SCORED_AT_ONCE ? total - first : SCORED_AT_ONCE;
-        for (int64_t i = 0; i < count; i++)
-            order[i] = first + i;
-        HT_TRY(ht_tally_score(tally, &judge->scorer.model, judge->scorer.acts, set, order, count, err));
+    HT_TRY(ht_calloc(&order, set->count, sizeof *order, err));
+    for (int64_t i = 0; i < total; i++)
+        order[i] = i;
+    for (int64_t first = 0; first < total; first += together) {
+        int64_t count = total - first < together ? total - first : together;
+        HT_TRY(ht_tally_score(tally, &scorer, set, order + first, count, err));
         ht_progress_update(&progress, first + count, NULL);
         status = ht_stop_requested();
         if (status != HT_OK) {
@@ -51,6 +53,7 @@ static ht_status score_pairs(ht_reward_judge *judge, const ht_pair_set *set, ht_
     }
 done:
     ht_progress_finish(&progress, tally->pairs, NULL);
+    free(order);
     return status;
 }
 
@@ -66,6 +69,15 @@ static ht_status record(ht_store *store, int64_t model_id, int split, const char
         &(ht_evaluation_row){
             .model_id = model_id, .name = full, .value = json_number_value(value), .details = details},
         err);
+}
+
+static void print_report(const json_t *report, int as_json) {
+    if (as_json) {
+        json_dumpf(report, stdout, JSON_INDENT(2));
+        putchar('\n');
+    } else {
+        ht_tally_print(stdout, report);
+    }
 }
 
 static ht_status record_report(ht_store *store, const ht_reward_evaluate_config *config, const json_t *report,
@@ -109,8 +121,10 @@ ht_status ht_reward_evaluate(void *configuration, const ht_invocation *invocatio
     ht_pair_set set = {.count = 0};
     ht_tally tally = {.groups = NULL};
     json_t *report = NULL;
+    ht_comm *comm = NULL;
+    HT_TRY(ht_comm_open(&comm, err));
     HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
-    HT_TRY(ht_reward_judge_open(&judge, &config->place, err));
+    HT_TRY(ht_reward_judge_open(&judge, &config->place, comm, err));
     HT_TRY(load_pairs(config, &judge, store, &set, err));
     HT_TRY(ht_tally_init(&tally, err));
     HT_TRY(score_pairs(&judge, &set, &tally, err));
@@ -119,12 +133,9 @@ ht_status ht_reward_evaluate(void *configuration, const ht_invocation *invocatio
     json_object_set_new(report, "split", json_string(split_names[config->rows.split]));
     json_object_set_new(report, "too_long_left_out", json_integer(set.skipped));
     json_object_set(report, "options", invocation->resolved);
-    HT_TRY(record_report(store, config, report, err));
-    if (config->json) {
-        json_dumpf(report, stdout, JSON_INDENT(2));
-        putchar('\n');
-    } else {
-        ht_tally_print(stdout, report);
+    if (ht_comm_rank(comm) == 0) {
+        HT_TRY(record_report(store, config, report, err));
+        print_report(report, config->json);
     }
 done:
     json_decref(report);
@@ -132,5 +143,5 @@ done:
     ht_pair_set_free(&set);
     ht_reward_judge_close(&judge);
     ht_store_close(store);
-    return status;
+    return ht_comm_close(comm, status, err);
 }

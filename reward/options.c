@@ -105,6 +105,7 @@ static const ht_command commands[] = {
                {place_options, COUNT(place_options), offsetof(ht_reward_evaluate_config, place)},
                {evaluate_rows, COUNT(evaluate_rows), offsetof(ht_reward_evaluate_config, rows)}},
      .config_size = sizeof(ht_reward_evaluate_config),
+     .parallel = 1,
      .run = ht_reward_evaluate},
     {.name = "apply",
      .summary = "score responses of the database or of a file",
@@ -112,6 +113,7 @@ static const ht_command commands[] = {
                {place_options, COUNT(place_options), offsetof(ht_reward_apply_config, place)},
                {apply_rows, COUNT(apply_rows), offsetof(ht_reward_apply_config, rows)}},
      .config_size = sizeof(ht_reward_apply_config),
+     .parallel = 1,
      .run = ht_reward_apply},
 };
 

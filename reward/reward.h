@@ -6,6 +6,7 @@
 #ifndef HT_REWARD_REWARD_H
 #define HT_REWARD_REWARD_H
 
+#include "core/comm/comm.h"
 #include "core/generate/scorer.h"
 #include "core/tokenizer/chat.h"
 #include "core/train/train.h"
@@ -80,13 +81,14 @@ typedef struct ht_reward_apply_config {
 ht_status ht_reward_evaluate(void *config, const ht_invocation *invocation, ht_error *err);
 ht_status ht_reward_apply(void *config, const ht_invocation *invocation, ht_error *err);
 
-/* A reward model with its backend. {.be = NULL} is closed. */
+/* A reward model with its backend, on each of the ranks (comm NULL: one; borrowed). {.be = NULL} is closed. */
 typedef struct ht_reward_judge {
+    ht_comm *comm;
     ht_backend *be;
     ht_scorer scorer;
     ht_chat chat;
 } ht_reward_judge;
-ht_status ht_reward_judge_open(ht_reward_judge *judge, const ht_reward_place *place, ht_error *err);
+ht_status ht_reward_judge_open(ht_reward_judge *judge, const ht_reward_place *place, ht_comm *comm, ht_error *err);
 void ht_reward_judge_close(ht_reward_judge *judge);
 
 /* The store's filter of these rows. */

@@ -136,26 +136,32 @@ ht_status ht_tally_add(ht_tally *tally, const ht_pair_set *set, int64_t i, ht_pa
     return add_to_groups(tally, set, pair, credit, err);
 }
 
-ht_status ht_tally_score(ht_tally *tally, const ht_llama *model, ht_activations *acts, const ht_pair_set *set,
-                         const int64_t *order, int64_t count, ht_error *err) {
+ht_status ht_tally_score(ht_tally *tally, const ht_tally_scorer *scorer, const ht_pair_set *set, const int64_t *order,
+                         int64_t count, ht_error *err) {
     ht_status status = HT_OK;
     const int32_t **tokens = NULL;
-    int64_t *lengths = NULL;
-    float *scores = NULL;
-    HT_TRY(ht_calloc(&tokens, 2 * (size_t)count, sizeof *tokens, err));
-    HT_TRY(ht_calloc(&lengths, 2 * (size_t)count, sizeof *lengths, err));
-    HT_TRY(ht_calloc(&scores, 2 * (size_t)count, sizeof *scores, err));
-    for (int64_t i = 0; i < 2 * count; i++) {
-        ht_example sequence = ht_example_set_get(&set->sequences, 2 * order[i / 2] + i % 2);
+    int64_t *lengths = NULL, first, end;
+    float *scores = NULL; /* own ones */
+    ht_gathered all = {NULL, NULL};
+    ht_comm_part(scorer->comm, count, &first, &end);
+    size_t own = 2 * (size_t)(end - first);
+    HT_TRY(ht_calloc(&tokens, own, sizeof *tokens, err));
+    HT_TRY(ht_calloc(&lengths, own, sizeof *lengths, err));
+    HT_TRY(ht_calloc(&scores, own, sizeof *scores, err));
+    for (size_t i = 0; i < own; i++) {
+        ht_example sequence = ht_example_set_get(&set->sequences, 2 * order[first + (int64_t)i / 2] + (int64_t)i % 2);
         tokens[i] = sequence.tokens;
         lengths[i] = sequence.length;
     }
-    HT_TRY(ht_score_sequences(model, acts, tokens, lengths, 2 * count, scores, err));
+    HT_TRY(ht_score_sequences(scorer->model, scorer->acts, tokens, lengths, (int64_t)own, scores, err));
+    HT_TRY(ht_comm_gather(scorer->comm, scores, own * sizeof *scores, &all, err));
     for (int64_t i = 0; i < count; i++) {
-        ht_pair_scores pair = {(double)scores[2 * i], (double)scores[2 * i + 1]};
-        HT_TRY(ht_tally_add(tally, set, order[i], pair, err));
+        float pair[2];
+        memcpy(pair, all.data + (size_t)i * sizeof pair, sizeof pair);
+        HT_TRY(ht_tally_add(tally, set, order[i], (ht_pair_scores){(double)pair[0], (double)pair[1]}, err));
     }
 done:
+    ht_gathered_free(&all);
     free(tokens);
     free(lengths);
     free(scores);

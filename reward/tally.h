@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 
+#include "core/comm/comm.h"
 #include "core/model/llama.h"
 #include "reward/loss.h"
 #include "reward/pairs.h"
@@ -42,9 +43,16 @@ void ht_tally_release(ht_tally *tally);
 ht_status ht_tally_add(ht_tally *tally, const ht_pair_set *set, int64_t i, ht_pair_scores scores,
                        ht_error *err);
 
-/* Scores pairs order[0 .. count) of a set and adds them. */
-ht_status ht_tally_score(ht_tally *tally, const ht_llama *model, ht_activations *acts, const ht_pair_set *set,
-                         const int64_t *order, int64_t count, ht_error *err);
+/* What scores pairs. Pointers are borrowed. */
+typedef struct ht_tally_scorer {
+    const ht_llama *model;
+    ht_activations *acts;
+    ht_comm *comm; /* every rank scores its part; NULL: there is one rank */
+} ht_tally_scorer;
+
+/* Scores pairs order[0 .. count) of a set and adds them: on every rank all, in this order. */
+ht_status ht_tally_score(ht_tally *tally, const ht_tally_scorer *scorer, const ht_pair_set *set, const int64_t *order,
+                         int64_t count, ht_error *err);
 
 /*
  * *report = everything as one JSON object (new reference), as docs/reward.md describes it. A number that has

@@ -189,23 +189,22 @@ static ht_status evaluate(void *self, int64_t updates, ht_metrics *metrics, int 
     trainer *t = self;
     ht_status status = HT_OK;
     ht_tally tally;
-    int64_t first, end;
+    const ht_tally_scorer scorer = {&t->model, t->acts, t->comm};
+    int64_t together = (int64_t)ht_comm_size(t->comm) * SCORED_AT_ONCE;
     (void)updates;
     (void)stop;
     HT_TRY(ht_tally_init(&tally, err));
-    for (ht_comm_part(t->comm, t->held_count, &first, &end); first < end; first += SCORED_AT_ONCE) {
-        int64_t count = end - first < SCORED_AT_ONCE ? end - first : SCORED_AT_ONCE;
-        HT_TRY(ht_tally_score(&tally, &t->model, t->acts, &t->held_out, t->held_order + first, count, err));
+    for (int64_t first = 0; first < t->held_count; first += together) {
+        int64_t count = t->held_count - first < together ? t->held_count - first : together;
+        HT_TRY(ht_tally_score(&tally, &scorer, &t->held_out, t->held_order + first, count, err));
     }
-    double sums[] = {tally.credit, tally.credit_squares, tally.loss, tally.chosen, tally.rejected};
-    HT_TRY(ht_comm_sum(t->comm, sums, sizeof sums / sizeof *sums, err));
     double pairs = (double)t->held_count;
-    ht_accuracy accuracy = ht_accuracy_of(sums[0], sums[1], t->held_count);
+    ht_accuracy accuracy = ht_accuracy_of(tally.credit, tally.credit_squares, t->held_count);
     ht_metrics_set(metrics, "eval_accuracy", accuracy.value);
     ht_metrics_set(metrics, "eval_accuracy_se", accuracy.error);
-    ht_metrics_set(metrics, "eval_loss", sums[2] / pairs);
-    ht_metrics_set(metrics, "eval_chosen_score", sums[3] / pairs);
-    ht_metrics_set(metrics, "eval_rejected_score", sums[4] / pairs);
+    ht_metrics_set(metrics, "eval_loss", tally.loss / pairs);
+    ht_metrics_set(metrics, "eval_chosen_score", tally.chosen / pairs);
+    ht_metrics_set(metrics, "eval_rejected_score", tally.rejected / pairs);
 done:
     ht_tally_release(&tally);
     return status;

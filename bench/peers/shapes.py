@@ -15,8 +15,8 @@ SIZES = {  # dim, layers, heads, hidden, vocabulary
     "medium": (768, 12, 12, 2048, 32000),
     "7b": (4096, 32, 32, 11008, 32000),
 }
-# sequences and their length, tokens a forward and backward pass, of a prompt, of a response
-SEQUENCES, LENGTH, MICRO, PROMPT, NEW = (4, 4096, 4096, 256, 256) if "7b" in sys.argv else (8, 512, 4096, 32, 128)
+# sequences and their length, tokens a forward and backward pass, of a prompt, of a response; responses of PPO generated at once
+SEQUENCES, LENGTH, MICRO, PROMPT, NEW, TOGETHER = (4, 4096, 4096, 256, 256, 64) if "7b" in sys.argv else (8, 512, 4096, 32, 128, 256)
 DEVICE = os.environ.get("BENCH_BACKEND", "cpu")
 clock = time.process_time if os.environ.get("BENCH_CLOCK") == "cpu" else time.perf_counter
 

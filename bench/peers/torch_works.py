@@ -1,4 +1,4 @@
-"""The work of bench/works.h with PyTorch and transformers, but for PPO (trl_ppo.py).
+"""The work of bench/works.h with PyTorch and transformers, but for PPO (torch_ppo.py, trl_ppo.py).
 
     python bench/peers/torch_works.py THREADS SIZE WORK SETTING [FOLDER]
 
@@ -40,8 +40,8 @@ def compiled(model, setting):
     return torch.compile(model) if setting.endswith("+compile") else model
 
 
-def training(model, loss, parts, setting):
-    """`parts`: of a step, a forward and backward pass each."""
+def updates(model, setting):
+    """A function that does an optimizer step: of the mean of `loss` over `parts`, a forward and backward pass each."""
     matrices = [p for p in model.parameters() if p.dim() > 1]
     gains = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -52,7 +52,7 @@ def training(model, loss, parts, setting):
         fused=True,
     )
 
-    def step():
+    def update(loss, parts):
         for part in parts:
             with precision(setting):
                 value = loss(part) / len(parts)
@@ -61,6 +61,15 @@ def training(model, loss, parts, setting):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         value.item()  # waits for the device
+
+    return update
+
+
+def training(model, loss, parts, setting):
+    update = updates(model, setting)
+
+    def step():
+        update(loss, parts)
         return SEQUENCES * LENGTH
 
     return step
@@ -97,20 +106,28 @@ def score(size, setting):
     return step
 
 
-def generation(model, ids, setting, **more):
-    model.eval()
-    mask = torch.ones_like(ids)
+def responder(model, setting, **more):
+    """A function that appends NEW tokens to each prompt: the likeliest ones, unless `more` says otherwise."""
+    more = {"do_sample": False} | more
     if setting.endswith("+compile"):
         config = CompileConfig(mode="default")
         config._compile_all_devices = True  # generate() leaves it out on CPUs otherwise
         more |= {"cache_implementation": "static", "compile_config": config}
 
+    def respond(ids):
+        mask = torch.ones_like(ids)
+        with torch.no_grad(), precision(setting):
+            return model.generate(ids, attention_mask=mask, min_new_tokens=NEW, max_new_tokens=NEW, pad_token_id=0, **more)
+
+    return respond
+
+
+def generation(model, ids, setting, **more):
+    model.eval()
+    respond = responder(model, setting, **more)
+
     def step():
-        with torch.inference_mode(), precision(setting):
-            out = model.generate(
-                ids, attention_mask=mask, do_sample=False, min_new_tokens=NEW, max_new_tokens=NEW, pad_token_id=0, **more
-            )
-        new = out[:, ids.shape[1] :].cpu()  # waits for the device
+        new = respond(ids)[:, ids.shape[1] :].cpu()  # waits for the device
         return new.numel()
 
     return step

@@ -83,6 +83,7 @@ void ht_backend_arena(ht_backend *be, ht_arena *arena) {
     arena->allocate = be->ops->allocate;
     arena->release = be->ops->release;
     arena->owner = be;
+    if (arena->planning) arena->booked[HT_MEMORY_BACKEND] = be->ops->own_bytes;
 }
 
 ht_status ht_backend_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err) {

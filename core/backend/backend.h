@@ -55,11 +55,12 @@ ht_status ht_backend_choose_dtype(ht_backend *be, ht_dtype_choice choice, ht_err
 /* The one chosen: f32 or bf16; f32 before. */
 ht_dtype ht_backend_dtype(const ht_backend *be);
 
-/* 64-byte aligned zeroed memory. Arenas (core/base/arena.h) are pointed at these by ht_backend_arena. */
+/* Arenas (core/base/arena.h) take 64-byte aligned zeroed memory of the backend once this has pointed them at it. One that is
+ * planning gets the memory that operations take besides booked, HT_MEMORY_BACKEND. */
 struct ht_arena;
 void ht_backend_arena(ht_backend *be, struct ht_arena *arena);
 
-/* Bytes of the backend's memory that can still be taken, and of all of it. */
+/* Bytes of the backend's memory that a plan may fill, and of all of it. */
 ht_status ht_backend_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err);
 /* HT_ERR_NOMEM when what a planning arena has booked is more than is available: says the bytes of each category. */
 ht_status ht_backend_check_plan(ht_backend *be, const struct ht_arena *plan, ht_error *err);

@@ -18,6 +18,7 @@ typedef struct ht_backend_ops {
     ht_status (*finish)(ht_backend *, ht_error *); /* waits for all that was asked for; NULL: calls are done on return */
     void *(*allocate)(void *owner, size_t bytes); /* NULL: host memory */
     void (*release)(void *owner, void *block, size_t bytes);
+    size_t own_bytes; /* of the memory that plans fill: what operations take for themselves as they are first called */
     ht_status (*memory)(ht_backend *, size_t *, size_t *, ht_error *);
     ht_status (*upload)(ht_backend *, void *, const void *, size_t, ht_error *);
     ht_status (*upload_converted)(ht_backend *, ht_tensor *, const void *, ht_dtype, ht_error *);

@@ -3,7 +3,7 @@
  *
  * Every large buffer of a program is taken from one arena while it is being set up; ht_arena_seal then forbids
  * further allocation, so that no step allocates. In planning mode (--dry-run) sizes are booked and no memory is
- * taken: pointers returned are NULL. Buffers are zeroed, 64-byte aligned, and live until the arena is cleared.
+ * taken: pointers returned are NULL. "backend's own" is what a backend takes for itself (ht_backend_arena). Buffers are zeroed, 64-byte aligned, and live until the arena is cleared.
  */
 #ifndef HT_BASE_ARENA_H
 #define HT_BASE_ARENA_H
@@ -19,7 +19,8 @@
     X(OPTIMIZER, "optimizer state")                                                                           \
     X(ACTIVATIONS, "activations")                                                                             \
     X(KV_CACHE, "KV cache")                                                                                   \
-    X(WORKSPACE, "workspace")
+    X(WORKSPACE, "workspace")                                                                                 \
+    X(BACKEND, "backend's own")
 
 typedef enum ht_memory_category {
 #define HT_MEMORY_ENUM(name, text) HT_MEMORY_##name,

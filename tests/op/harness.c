@@ -12,8 +12,20 @@
 #include "core/base/rng.h"
 #include "tests/op/cases.h"
 
-double op_error(const op_output *o) {
-    double square = 0, worst = 0;
+/* Before main, so that no program needs to ask. */
+__attribute__((constructor)) static void choose_tests(void) {
+    const char *only = getenv("HALTER_TEST_ONLY");
+    if (only) cmocka_set_test_filter(only);
+}
+
+typedef struct worst {
+    double error; /* over what is allowed */
+    int64_t row, col;
+} worst;
+
+static worst worst_of(const op_output *o) {
+    double square = 0;
+    worst most = {0};
     for (int64_t i = 0; i < o->rows * o->cols; i++)
         square += o->expected[i] * o->expected[i];
     double least = fmax(o->floor, sqrt(square / (double)(o->rows * o->cols)));
@@ -26,14 +38,22 @@ double op_error(const op_output *o) {
         for (int64_t c = 0; c < o->cols; c++) {
             double error = fabs(actual[c] - expected[c]);
             if (error == 0) continue;
-            /* Written so that a NaN anywhere is the worst error. */
-            if (!(error <= allowed))
-                worst = isfinite(error) && allowed > 0 ? fmax(worst, error / allowed) : INFINITY;
-            else
-                worst = fmax(worst, error / allowed);
+            double ratio = isfinite(error) && allowed > 0 ? error / allowed : INFINITY; /* so a NaN is the worst error */
+            if (ratio > most.error) most = (worst){ratio, r, c};
         }
     }
-    return worst;
+    return most;
+}
+
+double op_error(const op_output *o) {
+    return worst_of(o).error;
+}
+
+void op_report(const char *of, const op_output *o) {
+    worst w = worst_of(o);
+    int64_t at = w.row * o->cols + w.col;
+    print_error("%s, %s: error is %.3g of what is allowed: row %d of %d, column %d of %d is %.9g, not %.9g\n", of, o->name,
+                w.error, (int)w.row, (int)o->rows, (int)w.col, (int)o->cols, o->actual[at], o->expected[at]);
 }
 
 void op_result_free(op_result *result) {

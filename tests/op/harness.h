@@ -6,7 +6,8 @@
  * then serves every check: values, the same bits twice, threads, and, with inputs to the reference made wrong
  * on purpose, that the comparison can fail.
  *
- * The backend is HALTER_TEST_BACKEND (default cpu), so that one table of cases runs on each.
+ * The backend is HALTER_TEST_BACKEND (default cpu), so that one table of cases runs on each. HALTER_TEST_ONLY, a pattern of
+ * names with * and ?, chooses among the tests of a program that is linked with this.
  */
 #ifndef HT_TESTS_OP_HARNESS_H
 #define HT_TESTS_OP_HARNESS_H
@@ -40,6 +41,8 @@ typedef struct op_output {
 /* Largest error over what is allowed: at most 1 is a pass. NaN and infinity where the other is finite:
  * infinity. */
 double op_error(const op_output *output);
+/* Tells, of a test that fails, that error and where it is; `of`: which run it was. */
+void op_report(const char *of, const op_output *output);
 
 #define OP_MAX_OUTPUTS 6
 

@@ -390,6 +390,8 @@ static void test_contracts__plans_that_do_not_fit_are_refused(void **state) {
     assert_int_equal(ht_backend_memory(backend, &available, &total, &err), HT_OK);
     assert_true(available > 0 && available <= total);
     ht_arena_init(&plan, 1);
+    ht_backend_arena(backend, &plan);
+    assert_int_equal(plan.booked[HT_MEMORY_BACKEND] > 0, strcmp(ht_backend_name(backend), "cuda") == 0);
     assert_int_equal(ht_arena_take(&plan, HT_MEMORY_WEIGHTS, 4096, &none, &err), HT_OK);
     assert_int_equal(ht_backend_check_plan(backend, &plan, &err), HT_OK);
     assert_int_equal(ht_arena_take(&plan, HT_MEMORY_KV_CACHE, total, &none, &err), HT_OK);

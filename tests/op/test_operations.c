@@ -40,10 +40,10 @@ static void test_operations__values(void **state) {
         op_result result;
         run_case(family, (ht_dtype)dtype, index, 0, &result);
         for (int i = 0; i < result.count; i++) {
-            double error = op_error(&result.outputs[i]);
-            if (error <= 1) continue;
-            print_error("%s %s case %d, %s: error is %.3g of what is allowed\n", family->name,
-                        ht_dtype_torch_name((ht_dtype)dtype), (int)index, result.outputs[i].name, error);
+            char name[96];
+            if (op_error(&result.outputs[i]) <= 1) continue;
+            snprintf(name, sizeof name, "%s %s case %d", family->name, ht_dtype_torch_name((ht_dtype)dtype), (int)index);
+            op_report(name, &result.outputs[i]);
             failures++;
         }
         if (result.overrun) {
@@ -80,7 +80,7 @@ static void test_operations__same_bits_twice(void **state) {
         op_result first, second;
         run_case(family, (ht_dtype)dtype, index, 0, &first);
         run_case(family, (ht_dtype)dtype, index, 0, &second);
-        if (!op_same_bits(&first, &second)) fail_msg("%s case %d differs", family->name, (int)index);
+        if (!op_same_bits(&first, &second)) fail_msg("%s %s case %d differs", family->name, ht_dtype_torch_name((ht_dtype)dtype), (int)index);
         op_result_free(&first);
         op_result_free(&second);
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What README.md and docs/ tell a reader to type works, and what they name is there. Every line of their ```sh blocks is run as it stands, in a folder
-# with miniature files under the names that the pages use; what README.md leaves behind is what the other pages begin with. `make`, cmake, python, pip,
+# with miniature files under the names that the pages use; what README.md leaves behind is what the other pages begin with. `make`, cmake, tar, python, pip,
 # bench/run, tests/fuzz/run and what needs a GPU are not run: the targets and files they name must exist. Every option, key, program and file that a page names must exist, too.
 # Usage: docs.sh BUILD_FOLDER
 . tests/pipeline/lib.sh docs "$1" halter-annotations halter-sft halter-reward halter-rejection halter-ppo halter-evaluate halter-chat halter-rounds
@@ -74,7 +74,7 @@ checked() {
     done
 }
 for script in bench/run bench/gpu tests/gpu/run tests/fuzz/run; do eval "$script() { [ -x '$root/$script' ]; }"; done
-for program in cmake ctest python python3 pip venv/bin/python venv/bin/pip; do eval "$program() { checked \"\$@\"; }"; done
+for program in cmake ctest tar python python3 pip venv/bin/python venv/bin/pip; do eval "$program() { checked \"\$@\"; }"; done
 command -v jq > /dev/null || jq() { cat "${@: -1}"; } # no package that building needs; any text serves
 command -v mpirun > /dev/null || mpirun() { "${@:3}"; } # -n N PROGRAM...: once
 END

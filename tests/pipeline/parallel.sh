@@ -2,7 +2,7 @@
 # Several ranks with the real programs at miniature size: the results of one rank to rounding, the same bits every time, also
 # when a rank was killed and the run resumed; and that nobody waits for a rank that has failed, was killed, or was asked to stop.
 # Usage: parallel.sh BUILD_FOLDER
-. tests/pipeline/lib.sh parallel "$1" halter-ppo halter-rejection halter-reward halter-sft halter-annotations
+. tests/pipeline/lib.sh parallel "$1" halter-ppo halter-rejection halter-reward halter-sft halter-annotations halter-chat halter-evaluate
 command -v mpirun > /dev/null || { echo "skipped: mpirun is not here"; exit 77; }
 mpirun -n 2 "$bin/halter-sft" --text none --out "$work/none" 2>&1 | grep -q "MPI is not built into" && { echo "skipped: MPI is not built in"; exit 77; }
 
@@ -108,6 +108,26 @@ paste <(sqlite3 -separator ' ' "$work/p.db" "$scored") <(sqlite3 -separator ' ' 
     awk '{ if ($1 != $4 || $2 != $5 || ($3 - $6) ^ 2 > 1e-10 * (1 + $3 ^ 2)) wrong = 1 } END { exit !NR || wrong }' || fail "two ranks score differently"
 expect 0 "are there already" start 2 "${reject[@]}" --db "$work/two.db"
 
+# --- a reward model's evaluation and scores: those of one rank to rounding, said and recorded once
+evaluate=("$bin/halter-reward" evaluate --model "$work/reward-1" --split all --threads 1 --json)
+cp "$work/p.db" "$work/two.db"
+"${evaluate[@]}" --db "$work/p.db" > "$work/report-1" 2> "$work/output" || fail "halter-reward evaluate: $(cat "$work/output")"
+start 2 "${evaluate[@]}" --db "$work/two.db" > "$work/report-2" 2> "$work/output" || fail "halter-reward evaluate: $(cat "$work/output")"
+paste <(grep -v '"db"' "$work/report-1") <(grep -v '"db"' "$work/report-2") | awk -F '\t' '{ a = b = $1; c = $2; sub(/.*: */, "", b); sub(/.*: */, "", c)
+    if ($1 != $2 && (b == a || (b - c) ^ 2 > 1e-10 * (1 + b ^ 2))) { print; wrong = 1 } } END { exit !NR || wrong }' > "$work/apart" ||
+    fail "evaluations of one and two ranks: $(head -n 1 "$work/apart")"
+recorded="select count(*) from evaluation"
+[ "$(sqlite3 "$work/p.db" "$recorded")" = "$(sqlite3 "$work/two.db" "$recorded")" ] || fail "two ranks record something else"
+apply=("$bin/halter-reward" apply --model "$work/reward-1" --threads 1)
+for db in p two; do sqlite3 "$work/$db.db" 'delete from score'; done
+expect 0 "already scored 0" "${apply[@]}" --db "$work/p.db"
+expect 0 "already scored 0" start 2 "${apply[@]}" --db "$work/two.db"
+[ "$(grep -c "already scored" "$work/output")" -eq 1 ] || fail "the summary of scores is printed by several ranks"
+scored="select response_id, value from score order by 1"
+paste <(sqlite3 -separator ' ' "$work/p.db" "$scored") <(sqlite3 -separator ' ' "$work/two.db" "$scored") |
+    awk '{ if ($1 != $3 || ($2 - $4) ^ 2 > 1e-10 * (1 + $2 ^ 2)) wrong = 1 } END { exit !NR || wrong }' || fail "two ranks apply differently"
+expect 2 "a file is scored by one process" start 2 "${apply[@]}" --input "$work/pairs.csv"
+
 # --- failures: one rank's ends all, with its message and exit code
 tune=("${sft[@]}" --model "$work/sft-1")
 expect 4 "error: rank 1: cannot open \"$work/missing.txt\"" mpirun -n 1 "${tune[@]}" --out "$work/x" : -n 1 "${tune[@]}" --out "$work/x" --text "$work/missing.txt"
@@ -120,6 +140,7 @@ expect 0 "steps 33" start 2 "${sft[@]}" --out "$work/x" --dry-run
 [ -z "$(ls -A "$work/x")" ] || fail "a refused run left $(ls -A "$work/x")"
 # N processes that do not know of each other are refused
 expect 2 "runs as one" start 2 "$bin/halter-annotations" stats --db "$work/p.db"
-expect 2 "runs as one" start 2 "$bin/halter-reward" evaluate --db "$work/p.db" --model "$work/reward-1"
+expect 2 "runs as one" start 2 "$bin/halter-chat" --model "$work/sft-1" --prompt one
+expect 2 "runs as one" start 2 "$bin/halter-evaluate" perplexity --model "$work/sft-1" --text "$work/text.txt"
 PMI_SIZE=2 expect 2 "MPI has brought 1 together" "${tune[@]}" --out "$work/x"
 finish

@@ -332,6 +332,23 @@ static inline float ht_exponent_scale(int64_t head_dim) {
 /* HT_ERR_USAGE where a sequence has more rows than kernels count. */
 ht_status ht_cuda_check_rows(const char *op, const int32_t *seq_start, int64_t sequences, int64_t group, ht_error *err);
 
+/* What the kernels over packed sequences read, of both passes. */
+template <typename T> struct ht_attention_inputs {
+    const T *q, *k, *v;
+    int64_t q_stride, k_stride, v_stride;
+    ht_packed_batch batch;
+    int kv_heads, group;
+};
+template <typename T>
+static inline void ht_set_inputs(ht_attention_inputs<T> *a, const ht_tensor *q, const ht_tensor *k, const ht_tensor *v,
+                                 const ht_attention_shape *shape) {
+    a->q = (const T *)q->data, a->q_stride = q->stride;
+    a->k = (const T *)k->data, a->k_stride = k->stride;
+    a->v = (const T *)v->data, a->v_stride = v->stride;
+    a->batch = {shape->seq_start, (int)shape->sequences};
+    a->kv_heads = (int)shape->kv_heads, a->group = (int)(shape->heads / shape->kv_heads);
+}
+
 /* What the backward pass needs of a row and head besides its inputs. */
 struct alignas(8) ht_row_statistics {
     float exponent; /* log-sum-exp as an exponent of 2 */

@@ -56,13 +56,11 @@ static ht_status launch_statistics(const ht_cuda *cuda, ht_row_statistics *stati
 
 /* --- gradients --------------------------------------------------------------------------------------------- */
 
-struct backward_arguments {
+struct backward_arguments : ht_attention_inputs<ht_bf16> {
     ht_bf16 *dq, *dk, *dv;
-    const ht_bf16 *q, *k, *v, *dout;
-    int64_t dq_stride, dk_stride, dv_stride, q_stride, k_stride, v_stride, dout_stride;
+    const ht_bf16 *dout;
+    int64_t dq_stride, dk_stride, dv_stride, dout_stride;
     const ht_row_statistics *statistics; /* [T, heads] */
-    ht_packed_batch batch;
-    int kv_heads, group;
     float scale, exponent_scale; /* 1/sqrt(D), and that as an exponent of 2 */
 };
 
@@ -259,16 +257,12 @@ ht_status ht_cuda_attention_backward(ht_backend *be, const ht_attention_backward
     if (!ht_tensor_cores(q->dtype, width) || !all_packed(args))
         return ht_cuda_plain_backward(be, args, statistics, shape, err);
     backward_arguments a = {};
+    ht_set_inputs(&a, q, args->k, args->v, shape);
     a.dq = (ht_bf16 *)args->dq->data, a.dq_stride = args->dq->stride;
     a.dk = (ht_bf16 *)args->dk->data, a.dk_stride = args->dk->stride;
     a.dv = (ht_bf16 *)args->dv->data, a.dv_stride = args->dv->stride;
-    a.q = (const ht_bf16 *)q->data, a.q_stride = q->stride;
-    a.k = (const ht_bf16 *)args->k->data, a.k_stride = args->k->stride;
-    a.v = (const ht_bf16 *)args->v->data, a.v_stride = args->v->stride;
     a.dout = (const ht_bf16 *)args->dout->data, a.dout_stride = args->dout->stride;
     a.statistics = statistics;
-    a.batch = {shape->seq_start, (int)shape->sequences};
-    a.kv_heads = (int)shape->kv_heads, a.group = (int)group;
     a.scale = (float)(1 / sqrt((double)width)), a.exponent_scale = ht_exponent_scale(width);
     return width == 64 ? launch<64>(cuda, a, q->rows, err) : launch<128>(cuda, a, q->rows, err);
 }

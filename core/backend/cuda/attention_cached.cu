@@ -3,22 +3,27 @@
  *
  * A row's bits must not depend on how its sequence was cut into calls. So keys come in chunks of 128 positions from the
  * first on, a chunk in two tiles; each chunk starts anew, and what chunks gave is joined in their order. One warp makes a
- * chunk for 16 rows, which do not feel each other. Whether a block goes through all chunks and joins as it goes
- * (sequences of many new rows), or blocks take a chunk each and a second kernel joins (few rows: decoding, proposals), is
+ * chunk for 16 rows, which do not feel each other. Whether a block goes through all chunks and joins as it goes, or
+ * blocks take a chunk each and a second kernel joins (where there are too few sequences and heads to fill the GPU), is
  * the same to the bits: the same operations in the same order.
  *
- * Launch   few rows: a block a sequence, key/value head and chunk, of one warp where 16 rows are enough, else of four;
- *          then a warp a row that joins. Many rows: a block of four warps for 64 rows, those that see most first.
+ * Launch   few rows (decoding, proposals): a block a sequence, key/value head and, where they are split, chunk, of one
+ *          warp where 16 rows are enough, else of four; then a warp a row that joins. Many rows: a block of four warps
+ *          for 64 rows, those that see most first.
  *          Shared memory: q, 64 keys, 64 values: 36 KiB at width 128 for one warp, so that six blocks share a
  *          multiprocessor and keep its loads under way.
  * Traffic  decoding: keys and values once, memory-bound, floor = their bytes over bandwidth; partial sums: 8 D + 16 bytes
- *          a row, head and chunk, 1.6 % of that without groups at width 128.
+ *          a row, head and chunk where they are split, 1.6 % of that without groups at width 128.
  * Fused    scaling, mask, softmax. New keys and values are written by a kernel before.
  * Measured not yet.
  */
 #include "core/backend/cuda/attention.h"
 
 enum { KEYS = 64, CHUNK = 2 * KEYS, WARP_ROWS = 16, MANY_WARPS = 4, FEW_ROWS = MANY_WARPS * WARP_ROWS };
+enum {
+    ENOUGH_BLOCKS = 12,       /* a multiprocessor: two rounds of those of one warp */
+    MOST_SUMS_BYTES = 64 << 20 /* of partial sums: more rows and chunks than that are work enough for the GPU unsplit */
+};
 
 /* --- new keys and values ----------------------------------------------------------------------------------- */
 
@@ -249,11 +254,13 @@ static ht_status launch(const ht_cuda *cuda, const cached_arguments &a, dim3 gri
 template <int D> static ht_status launch_few(ht_backend *be, cached_arguments a, int64_t keys, ht_error *err) {
     const ht_cuda *cuda = ht_cuda_of(be);
     int64_t sequences = a.batch.rows.sequences, rows = sequences * a.kv_heads * a.most_rows;
+    int64_t chunks = ht_ceil_div(keys, CHUNK), bytes = rows * chunks * (D + 2) * (int64_t)sizeof(float);
     a.few = true;
-    a.chunks = (int)ht_ceil_div(keys, CHUNK);
-    if (a.chunks > 1) {
+    a.chunks = 1;
+    if (chunks > 1 && bytes <= MOST_SUMS_BYTES && sequences * a.kv_heads < ENOUGH_BLOCKS * cuda->multiprocessors) {
         void *scratch = NULL;
-        HT_CHECK(ht_cuda_scratch(be, (size_t)(rows * a.chunks * (D + 2)) * sizeof(float), &scratch, err));
+        HT_CHECK(ht_cuda_scratch(be, (size_t)bytes, &scratch, err));
+        a.chunks = (int)chunks;
         a.sums = (float *)scratch;
         a.statistics = a.sums + rows * a.chunks * D;
     }

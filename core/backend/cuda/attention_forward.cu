@@ -13,13 +13,10 @@
 
 enum { WARPS = 4, THREADS = 32 * WARPS, MT = 2, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS, KEYS = 64 };
 
-struct forward_arguments {
+struct forward_arguments : ht_attention_inputs<ht_bf16> {
     ht_bf16 *out;
     float *lse;
-    const ht_bf16 *q, *k, *v;
-    int64_t out_stride, q_stride, k_stride, v_stride;
-    ht_packed_batch batch;
-    int kv_heads, group;
+    int64_t out_stride;
     float scale;
 };
 
@@ -110,13 +107,9 @@ ht_status ht_cuda_attention_forward(ht_backend *be, ht_tensor *out, float *lse, 
         !ht_packed(v))
         return ht_cuda_plain_forward(be, out, lse, q, k, v, shape, err);
     forward_arguments a = {};
+    ht_set_inputs(&a, q, k, v, shape);
     a.out = (ht_bf16 *)out->data, a.out_stride = out->stride;
     a.lse = lse;
-    a.q = (const ht_bf16 *)q->data, a.q_stride = q->stride;
-    a.k = (const ht_bf16 *)k->data, a.k_stride = k->stride;
-    a.v = (const ht_bf16 *)v->data, a.v_stride = v->stride;
-    a.batch = {shape->seq_start, (int)shape->sequences};
-    a.kv_heads = (int)shape->kv_heads, a.group = (int)group;
     a.scale = ht_exponent_scale(shape->head_dim);
     return shape->head_dim == 64 ? launch<64>(cuda, a, q->rows, err) : launch<128>(cuda, a, q->rows, err);
 }

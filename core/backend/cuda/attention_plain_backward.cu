@@ -9,13 +9,12 @@
  */
 #include "core/backend/cuda/attention_plain.h"
 
-template <typename T> struct plain_backward_arguments {
+template <typename T> struct plain_backward_arguments : ht_attention_inputs<T> {
     T *dq, *dk, *dv;
-    const T *q, *k, *v, *dout;
-    int64_t dq_stride, dk_stride, dv_stride, q_stride, k_stride, v_stride, dout_stride;
+    const T *dout;
+    int64_t dq_stride, dk_stride, dv_stride, dout_stride;
     const ht_row_statistics *statistics; /* [T, heads] */
-    ht_packed_batch batch;
-    int kv_heads, group, width;
+    int width;
     float scale, exponent_scale; /* 1/sqrt(D), and that as an exponent of 2 */
 };
 
@@ -133,16 +132,13 @@ static ht_status launch(ht_backend *be, const ht_attention_backward_args *args, 
                         const ht_attention_shape *shape, ht_error *err) {
     const ht_cuda *cuda = ht_cuda_of(be);
     plain_backward_arguments<T> a = {};
+    ht_set_inputs(&a, args->q, args->k, args->v, shape);
     a.dq = (T *)args->dq->data, a.dq_stride = args->dq->stride;
     a.dk = (T *)args->dk->data, a.dk_stride = args->dk->stride;
     a.dv = (T *)args->dv->data, a.dv_stride = args->dv->stride;
-    a.q = (const T *)args->q->data, a.q_stride = args->q->stride;
-    a.k = (const T *)args->k->data, a.k_stride = args->k->stride;
-    a.v = (const T *)args->v->data, a.v_stride = args->v->stride;
     a.dout = (const T *)args->dout->data, a.dout_stride = args->dout->stride;
     a.statistics = statistics;
-    a.batch = {shape->seq_start, (int)shape->sequences};
-    a.kv_heads = (int)shape->kv_heads, a.group = (int)(shape->heads / shape->kv_heads), a.width = (int)shape->head_dim;
+    a.width = (int)shape->head_dim;
     a.scale = (float)(1 / sqrt((double)shape->head_dim)), a.exponent_scale = ht_exponent_scale(shape->head_dim);
     int64_t tokens = args->q->rows;
     HT_LAUNCH(make_dk_dv<T>, ht_plain_grid(tokens, shape->sequences, 1, a.kv_heads, a.width), dim3(HT_PLAIN_THREADS), 0,

@@ -29,9 +29,16 @@ ht_status ht_cuda_allow_shared(const void *kernel, int64_t bytes, ht_error *err)
     return HT_OK;
 }
 
+/* A graph would read the host's memory when it is replayed, and staging's events would be its own from then on. */
+static ht_status check_not_recording(const ht_cuda *cuda, ht_error *err) {
+    if (!cuda->recording) return HT_OK;
+    return ht_fail(err, HT_ERR_RUN, "a pass that is recorded uses host memory, or more scratch memory than before");
+}
+
 ht_status ht_cuda_scratch(ht_backend *be, size_t bytes, void **scratch, ht_error *err) {
     ht_cuda *cuda = ht_cuda_of(be);
     if (bytes > cuda->scratch_bytes) {
+        HT_CHECK(check_not_recording(cuda, err));
         /* Operations that use the old block may still run. */
         HT_CUDA(cudaStreamSynchronize(cuda->stream));
         HT_CUDA(cudaFree(cuda->scratch));
@@ -68,14 +75,14 @@ static void cuda_release(void *owner, void *block, size_t bytes) {
     cudaFree(block); /* waits for the GPU */
 }
 
-/* What operations take for themselves as they are first called (ht_cuda_scratch; the largest are sums over a few thousand
- * tokens in f32), and what cuBLASLt's and the driver's own kernels need once they are loaded. */
-static const size_t RESERVED_BYTES = (size_t)512 << 20;
+/* Scratch memory: partial sums of products and of attention over the cache are at most 52 MiB (132 multiprocessors) and
+ * 64 MiB; what the others take grows with the tokens of a pass or the vocabulary, to some 16 MiB for 65,536 tokens of 32
+ * heads. Beside it what the driver needs for kernels, ours and cuBLASLt's, once they are loaded: some hundreds of MiB. */
+enum { SCRATCH_BYTES = 64 << 20, CODE_BYTES = 448 << 20 };
 
 static ht_status cuda_memory(ht_backend *be, size_t *available, size_t *total, ht_error *err) {
-    (void)be;
     HT_CUDA(cudaMemGetInfo(available, total));
-    *available -= *available < RESERVED_BYTES ? *available : RESERVED_BYTES;
+    *available += ht_cuda_of(be)->scratch_bytes; /* plans book it */
     return HT_OK;
 }
 
@@ -96,6 +103,7 @@ static char *piece_memory(const ht_cuda_staging *s) {
 /* *room = staging memory for *n of `bytes` bytes: as many as fit, whole elements of `size` bytes. */
 static ht_status take_room(ht_cuda *cuda, size_t bytes, size_t size, char **room, size_t *n, ht_error *err) {
     ht_cuda_staging *s = &cuda->staging;
+    HT_CHECK(check_not_recording(cuda, err));
     if (HT_CUDA_PIECE_BYTES - s->used < size) HT_CHECK(next_piece(cuda, err));
     size_t most = (HT_CUDA_PIECE_BYTES - s->used) / size * size;
     *n = bytes < most ? bytes : most;
@@ -131,6 +139,7 @@ static ht_status cuda_upload_converted(ht_backend *be, ht_tensor *y, const void 
 
 /* Begins to bring n bytes, at most a piece, into the next piece. */
 static ht_status begin_download(ht_cuda *cuda, const void *from, size_t n, ht_error *err) {
+    HT_CHECK(check_not_recording(cuda, err));
     HT_CHECK(next_piece(cuda, err));
     cuda->staging.used = HT_CUDA_PIECE_BYTES;
     HT_CUDA(cudaMemcpyAsync(piece_memory(&cuda->staging), from, n, cudaMemcpyDeviceToHost, cuda->stream));
@@ -263,6 +272,7 @@ static const ht_backend_ops cuda_ops = {
     .finish = cuda_finish,
     .allocate = cuda_allocate,
     .release = cuda_release,
+    .own_bytes = SCRATCH_BYTES + CODE_BYTES,
     .memory = cuda_memory,
     .upload = ht_cuda_upload,
     .upload_converted = cuda_upload_converted,

@@ -39,7 +39,8 @@ typedef struct ht_cuda {
     size_t scratch_bytes;
     unsigned *tickets;
     struct ht_cuda_products *products;
-    int records; /* passes that repeat become graphs */
+    int records;   /* passes that repeat become graphs */
+    int recording; /* one does now: nothing runs, nothing may wait */
 } ht_cuda;
 
 static inline int64_t ht_least(int64_t a, int64_t b) {

@@ -27,7 +27,9 @@ void ht_cuda_forget(ht_recording *recording) {
 static ht_status capture(ht_cuda *cuda, cudaGraph_t *graph, ht_status (*run)(void *, ht_error *), void *context,
                          ht_error *err) {
     HT_CUDA(cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal));
+    cuda->recording = 1;
     ht_status status = run(context, err);
+    cuda->recording = 0;
     ht_status ended = ht_cuda_check(cudaStreamEndCapture(cuda->stream, graph), "cudaStreamEndCapture", err);
     return status != HT_OK ? status : ended;
 }
