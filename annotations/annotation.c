@@ -16,6 +16,7 @@
 
 #include <jansson.h>
 
+#include "core/base/json.h"
 #include "core/tokenizer/chat.h"
 #include "core/tokenizer/text.h"
 
@@ -151,9 +152,11 @@ static json_t *given_messages(const judge *j, ht_column *column, ht_status *stat
         list = json_pack("[{s:s, s:s}]", "role", "user", "content", prompt);
         if (!list) *status = ht_fail(err, HT_ERR_NOMEM, "cannot copy a prompt of %zu bytes", strlen(prompt));
     } else {
-        list = json_loads(messages, JSON_REJECT_DUPLICATES, &error);
-        if (!list)
+        *status = ht_json_parse(&list, messages, strlen(messages), &error, err);
+        if (*status == HT_ERR_DATA) {
             refuse(j, HT_REASON_BAD_JSON, HT_COLUMN_MESSAGES, "column %d: %s", error.column, error.text);
+            *status = HT_OK;
+        }
     }
     if (list && system)
         json_array_insert_new(list, 0, json_pack("{s:s, s:s}", "role", "system", "content", system));

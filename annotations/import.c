@@ -13,6 +13,7 @@
 
 #include "annotations/rejects.h"
 #include "annotations/rows.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -133,7 +134,7 @@ done:
 }
 
 /* What the import was told to do with the file, for the table of imports. */
-static char *describe_options(const import_job *job) {
+static ht_status describe_options(char **text, const import_job *job, ht_error *err) {
     const import_config *c = job->config;
     json_t *map = json_object();
     for (int i = 0; i < HT_COLUMN_COUNT; i++)
@@ -142,15 +143,17 @@ static char *describe_options(const import_job *job) {
     json_t *all = json_pack("{s:s, s:s, s:f, s:I, s:s, s:s, s:o}", "kind", kinds[c->kind], "split",
                             splits[c->split], "holdout", c->holdout, "round", (json_int_t)c->round, "source",
                             c->source, "batch", c->batch, "map", map);
-    char *text = json_dumps(all, JSON_COMPACT);
+    ht_status status = ht_json_text(text, all, JSON_COMPACT, err);
     json_decref(all);
-    return text;
+    return status;
 }
 
 static ht_status record(import_job *job, ht_source *source, const char *where, const tally *counts,
                         ht_error *err) {
     char hash[HT_HASH_LEN];
-    char *described = describe_options(job);
+    char *described;
+    ht_status status = describe_options(&described, job, err);
+    if (status != HT_OK) return status;
     ht_source_hash(source, hash);
     ht_import_row row = {
         .file_hash = hash,
@@ -162,8 +165,7 @@ static ht_status record(import_job *job, ht_source *source, const char *where, c
         .refused = counts->outcomes[HT_ROW_REFUSED],
         .dropped = counts->outcomes[HT_ROW_DROPPED],
     };
-    ht_status status = described ? ht_store_add_import(job->store, &row, err)
-                                 : ht_fail(err, HT_ERR_NOMEM, "%s: cannot describe the import", where);
+    status = ht_store_add_import(job->store, &row, err);
     free(described);
     return status;
 }
@@ -231,8 +233,8 @@ static ht_status print_report(const json_t *report_list, int as_json, ht_error *
     size_t i;
     json_t *entry;
     if (as_json) {
-        json_dumpf(report_list, stdout, JSON_INDENT(2));
-        putchar('\n');
+        ht_status status = ht_json_print(report_list, JSON_INDENT(2), stdout, err);
+        if (status != HT_OK) return status;
     } else {
         json_array_foreach(report_list, i, entry) print_entry(entry);
     }

@@ -11,6 +11,7 @@
 #include <jansson.h>
 
 #include "annotations/rows.h"
+#include "core/base/json.h"
 #include "core/base/lines.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
@@ -78,6 +79,7 @@ static ht_column column_named(const ht_json_rows *rows, const char *key) {
 /* One member; 0: the row is refused. */
 static int take_member(ht_json_rows *rows, ht_file_row *row, ht_column column, const json_t *value) {
     char *number = rows->numbers[column];
+    ht_error ignored = HT_ERROR_INIT;
     if (json_is_null(value)) return 1;
     if (json_is_string(value)) {
         set_field(row, column, json_string_value(value));
@@ -89,8 +91,7 @@ static int take_member(ht_json_rows *rows, ht_file_row *row, ht_column column, c
         set_field(row, column, number);
     } else if (column == HT_COLUMN_MESSAGES && json_is_array(value)) {
         free(rows->messages);
-        rows->messages = json_dumps(value, JSON_COMPACT);
-        rows->no_memory = rows->messages == NULL;
+        rows->no_memory = ht_json_text(&rows->messages, value, JSON_COMPACT, &ignored) != HT_OK; /* the caller words it */
         if (rows->messages) set_field(row, column, rows->messages);
     } else {
         ht_refuse(&row->refusal, HT_REASON_BAD_JSON, ht_column_text(column), "neither text nor number");
@@ -179,6 +180,7 @@ static json_t *turns_to_messages(const turn *turns, size_t count) {
 static int take_hh(ht_json_rows *rows, ht_file_row *row) {
     static const ht_column columns[2] = {HT_COLUMN_CHOSEN, HT_COLUMN_REJECTED};
     turn turns[2][MAX_TURNS];
+    ht_error ignored = HT_ERROR_INIT;
     size_t count[2];
     for (int i = 0; i < 2; i++) {
         const char *name = ht_column_text(columns[i]), *mapped = rows->names->name[columns[i]];
@@ -201,7 +203,7 @@ static int take_hh(ht_json_rows *rows, ht_file_row *row) {
         return 0;
     }
     json_t *list = turns_to_messages(turns[0], count[0] - 1);
-    rows->messages = json_dumps(list, JSON_COMPACT);
+    (void)ht_json_text(&rows->messages, list, JSON_COMPACT, &ignored); /* the caller words it */
     json_decref(list);
     for (int i = 0; i < 2; i++) {
         const turn *last = &turns[i][count[i] - 1];
@@ -228,11 +230,13 @@ static int parse_line(ht_json_rows *rows, ht_file_row *row, const char *line, si
                   (unsigned char)line[valid]);
         return 0;
     }
-    rows->object = json_loadb(line, size, JSON_REJECT_DUPLICATES, &error);
+    ht_error ignored = HT_ERROR_INIT; /* the caller words it */
+    ht_status status = ht_json_parse(&rows->object, line, size, &error, &ignored);
+    rows->no_memory = status == HT_ERR_NOMEM;
     if (json_is_object(rows->object)) return 1;
-    if (rows->object)
+    if (status == HT_OK)
         ht_refuse(&row->refusal, HT_REASON_BAD_JSON, "", "not a JSON object");
-    else
+    else if (status == HT_ERR_DATA)
         ht_refuse(&row->refusal, HT_REASON_BAD_JSON, "", "column %d: %s", error.column, error.text);
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "annotations/panel.h"
 #include "annotations/synth_corpus.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 
 typedef struct synth_config {
@@ -52,10 +53,9 @@ static ht_status need(const char *value, const char *option, int make, ht_error 
 static ht_status print_summary(json_t *summary, int as_json, ht_error *err) {
     const char *key;
     json_t *value;
-    if (summary == NULL) return ht_fail(err, HT_ERR_NOMEM, "no memory for the summary");
+    ht_status status = HT_OK;
     if (as_json) {
-        json_dumpf(summary, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
-        putchar('\n');
+        status = ht_json_print(summary, JSON_COMPACT | JSON_REAL_PRECISION(6), stdout, err);
     } else {
         json_object_foreach(summary, key, value) {
             if (json_is_real(value))
@@ -67,7 +67,8 @@ static ht_status print_summary(json_t *summary, int as_json, ht_error *err) {
         }
     }
     json_decref(summary);
-    return fflush(stdout) == 0 ? HT_OK : ht_fail(err, HT_ERR_IO, "cannot write to stdout");
+    if (status == HT_OK && fflush(stdout) != 0) status = ht_fail(err, HT_ERR_IO, "cannot write to stdout");
+    return status;
 }
 
 static ht_status make_corpus(const synth_config *config, ht_error *err) {

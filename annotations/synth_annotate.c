@@ -14,6 +14,7 @@
 #include "annotations/rows.h"
 #include "annotations/words.h"
 #include "core/base/files.h"
+#include "core/base/json.h"
 
 /* The fields a row comes out with; numbers stand in `rating`. */
 typedef struct filled_row {
@@ -39,8 +40,9 @@ static ht_status row_messages(json_t **out, const ht_annotation *row, ht_error *
     json_error_t reason;
     *out = NULL;
     if (messages != NULL && messages[0] != '\0') {
-        *out = json_loads(messages, 0, &reason);
-        return *out != NULL ? HT_OK : ht_fail(err, HT_ERR_DATA, "messages: %s", reason.text);
+        ht_status status = ht_json_parse(out, messages, strlen(messages), &reason, err);
+        if (status == HT_ERR_DATA) ht_fail(err, status, "messages: %s", reason.text);
+        return status;
     }
     if (prompt == NULL || prompt[0] == '\0') return ht_fail(err, HT_ERR_DATA, "neither prompt nor messages");
     *out = json_pack("[{s:s, s:s}]", "role", "user", "content", prompt);

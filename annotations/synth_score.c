@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "annotations/oracle.h"
+#include "core/base/json.h"
 #include "core/base/signals.h"
 
 enum { ROWS_A_TRANSACTION = 512 };
@@ -21,11 +22,12 @@ static ht_status judge_row(ht_judgement *judgement, const ht_scored_row *row, in
     ht_task task;
     json_error_t reason;
     ht_status status;
-    json_t *messages = json_loads(row->dialog.messages, 0, &reason);
+    json_t *messages;
     *known = 0;
-    if (messages == NULL)
-        return ht_fail(err, HT_ERR_DATA, "messages of dialogue %lld: %s", (long long)row->dialog.id,
-                       reason.text);
+    status = ht_json_parse(&messages, row->dialog.messages, strlen(row->dialog.messages), &reason, err);
+    if (status == HT_ERR_DATA)
+        ht_fail(err, status, "messages of dialogue %lld: %s", (long long)row->dialog.id, reason.text);
+    HT_TRY(status);
     HT_TRY(ht_world_recognise(messages, &task, known, err));
     if (*known) HT_TRY(ht_oracle_judge_task(judgement, &task, row->response.text, err));
 done:

@@ -10,6 +10,7 @@
 
 #include "annotations/lexicon.h"
 #include "annotations/world_tables.h"
+#include "core/base/json.h"
 
 /* ---- random numbers ---- */
 
@@ -351,13 +352,9 @@ ht_status ht_dialogue_messages(char **out, const ht_dialogue *dialogue, ht_error
         }
         json_t *message = json_pack("{s:s, s:s}", "role", i % 2 == 0 ? "user" : "assistant", "content",
                                     dialogue->message[i].data);
-        if (message == NULL || json_array_append_new(messages, message) != 0) {
-            status = ht_fail(err, HT_ERR_NOMEM, "no memory for the messages of a dialogue");
-            goto done;
-        }
+        json_array_append_new(messages, message);
     }
-    *out = messages == NULL ? NULL : json_dumps(messages, JSON_COMPACT);
-    if (*out == NULL) status = ht_fail(err, HT_ERR_NOMEM, "no memory for the messages of a dialogue");
+    status = ht_json_text(out, messages, JSON_COMPACT, err);
 done:
     json_decref(messages);
     return status;

@@ -71,8 +71,10 @@ static ht_status read_line(const ht_session *session, const char *text, size_t s
     ht_messages messages = {0};
     HT_TRY(ht_grow(&l->objects, &l->object_capacity, l->count + 1, sizeof *l->objects, err));
     HT_TRY(ht_grow(&l->start, &l->start_capacity, l->count + 2, sizeof *l->start, err));
-    json_t *object = json_loadb(text, size, JSON_REJECT_DUPLICATES, &problem);
-    if (!object) HT_TRY(ht_fail(err, HT_ERR_DATA, "column %d: %s", problem.column, problem.text));
+    json_t *object;
+    status = ht_json_parse(&object, text, size, &problem, err);
+    if (status == HT_ERR_DATA) ht_fail(err, status, "column %d: %s", problem.column, problem.text);
+    HT_TRY(status);
     l->objects[l->count++] = object;
     HT_TRY(read_messages(session, object, &messages, err));
     HT_TRY(ht_session_encode(session, &messages, &l->ids, err));

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "core/backend/profile.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
 #include "core/base/rng.h"
@@ -197,12 +198,9 @@ ht_status ht_session_flush(const ht_session *session, ht_error *err) {
 }
 
 ht_status ht_session_write_json(const ht_session *session, json_t *object, ht_error *err) {
-    if (!object) return ht_fail(err, HT_ERR_NOMEM, "cannot build an answer's JSON");
-    int failed = json_dumpf(object, session->streams->out, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    ht_status status = ht_json_print(object, JSON_COMPACT | JSON_REAL_PRECISION(9), session->streams->out, err);
     json_decref(object);
-    if (failed) return ht_fail(err, HT_ERR_IO, "cannot write the answer: %s", strerror(errno));
-    fputc('\n', session->streams->out);
-    return ht_session_flush(session, err);
+    return status == HT_OK ? ht_session_flush(session, err) : status;
 }
 
 json_t *ht_ids_json(const int32_t *ids, int64_t count) {

@@ -157,12 +157,15 @@ static ht_status find_run(int64_t *run, const ht_evaluation *evaluation, const h
     ht_store_filter filter = {.model_id = evaluation->model_id, .name = HT_ROW_PROMPTS};
     ht_evaluation_row row;
     json_t *details = NULL;
+    json_error_t problem;
     int found;
     *run = 0;
     HT_TRY(ht_store_read(e->store, HT_STORE_EVALUATIONS, &filter, &cursor, err));
     HT_TRY(ht_store_next_evaluation(cursor, &row, &found, err));
     if (!found || !row.details) goto done;
-    details = json_loads(row.details, 0, NULL);
+    status = ht_json_parse(&details, row.details, strlen(row.details), &problem, err);
+    if (status == HT_ERR_DATA) ht_fail(err, status, "evaluation \"%s\": details: %s", HT_ROW_PROMPTS, problem.text);
+    HT_TRY(status);
     int64_t latest = json_integer_value(json_object_get(details, "run")), count = 0;
     if (!latest || !json_equal(json_object_get(details, "settings"), evaluation->settings)) goto done;
     filter = (ht_store_filter){.model_id = evaluation->model_id, .run_id = latest};
@@ -302,8 +305,10 @@ done:
 }
 
 static ht_status begin_run(ht_evaluation *evaluation, const ht_evaluator *e, ht_error *err) {
-    char *config = json_dumps(e->invocation->resolved, JSON_COMPACT);
-    ht_status status = ht_store_begin_run(e->store,
+    char *config;
+    ht_status status = ht_json_text(&config, e->invocation->resolved, JSON_COMPACT, err);
+    if (status != HT_OK) return status;
+    status = ht_store_begin_run(e->store,
                                           &(ht_run_row){.stage = "evaluate",
                                                         .round = evaluation->round,
                                                         .model_id = evaluation->model_id,

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "evaluate/evaluation.h"
 
@@ -33,11 +34,9 @@ static json_t *describe_rates(const ht_win_rates *rates, const ht_evaluation *ag
 }
 
 static ht_status print_json(json_t *report, ht_error *err) {
-    if (!report) return ht_fail(err, HT_ERR_NOMEM, "no memory for the report");
-    json_dumpf(report, stdout, JSON_INDENT(2));
-    putchar('\n');
+    ht_status status = ht_json_print(report, JSON_INDENT(2), stdout, err);
     json_decref(report);
-    return HT_OK;
+    return status;
 }
 
 static void print_mean(const char *name, const ht_mean *mean) {

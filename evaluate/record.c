@@ -4,16 +4,18 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "core/base/json.h"
 #include "evaluate/evaluation.h"
 
 /* Takes the reference to `details`. */
 static ht_status record(const ht_evaluator *e, int64_t model_id, const char *name, double value, json_t *details,
                         ht_error *err) {
-    char *text = details ? json_dumps(details, JSON_COMPACT) : NULL;
+    char *text;
+    ht_status status = ht_json_text(&text, details, JSON_COMPACT, err);
     json_decref(details);
-    if (!text) return ht_fail(err, HT_ERR_NOMEM, "no memory for the details of %s", name);
+    if (status != HT_OK) return status;
     ht_evaluation_row row = {.model_id = model_id, .name = name, .value = value, .details = text};
-    ht_status status = ht_store_record_evaluation(e->store, &row, err);
+    status = ht_store_record_evaluation(e->store, &row, err);
     free(text);
     return status;
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "evaluate/evaluation.h"
@@ -24,13 +25,15 @@ static ht_status read_row(ht_store *store, int64_t model_id, const char *name, d
     ht_store_cursor *cursor = NULL;
     ht_store_filter filter = {.model_id = model_id, .name = name};
     ht_evaluation_row row;
+    json_error_t problem;
     *value = NAN;
     *details = NULL;
     HT_TRY(ht_store_read(store, HT_STORE_EVALUATIONS, &filter, &cursor, err));
     HT_TRY(ht_store_next_evaluation(cursor, &row, found, err));
     if (!*found) goto done;
     *value = row.value;
-    if (row.details) *details = json_loads(row.details, 0, NULL);
+    if (row.details) status = ht_json_parse(details, row.details, strlen(row.details), &problem, err);
+    if (status == HT_ERR_DATA) ht_fail(err, status, "evaluation \"%s\": details: %s", name, problem.text);
 done:
     ht_store_cursor_free(cursor);
     return status;

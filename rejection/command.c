@@ -239,12 +239,10 @@ static ht_status write_report(session *s, ht_error *err) {
         HT_TRY(ht_path_join(path, c->out, "curves.json", err));
         HT_TRY(ht_json_write(path, s->report, err));
     }
-    if (c->json) {
-        json_dumpf(s->report, stdout, JSON_INDENT(2));
-        putchar('\n');
-    } else {
+    if (c->json)
+        HT_TRY(ht_json_print(s->report, JSON_INDENT(2), stdout, err));
+    else
         ht_rejection_print(&s->work, &s->result, stdout);
-    }
     if (fflush(stdout) != 0 || ferror(stdout))
         status = ht_fail(err, HT_ERR_IO, "cannot write the report to stdout");
 done:
@@ -282,13 +280,15 @@ done:
 
 static ht_status begin_run(session *s, const ht_invocation *invocation, ht_error *err) {
     const ht_rejection_config *c = s->config;
-    char *resolved = json_dumps(invocation->resolved, JSON_COMPACT);
+    char *resolved;
+    ht_status status = ht_json_text(&resolved, invocation->resolved, JSON_COMPACT, err);
+    if (status != HT_OK) return status;
     ht_run_row row = {.stage = "rejection",
                       .round = c->round,
                       .model_id = s->work.policy_id,
                       .config = resolved,
                       .folder = c->out && c->out[0] ? c->out : NULL};
-    ht_status status = ht_store_begin_run(s->work.store, &row, &s->run_id, err);
+    status = ht_store_begin_run(s->work.store, &row, &s->run_id, err);
     free(resolved);
     return status;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "core/base/memory.h"
 #include "rejection/rejection.h"
 
@@ -48,7 +49,7 @@ static ht_status keep_numbers(const ht_rejection *r, const ht_rejection_result *
     ht_status status = HT_OK;
     const ht_rejection_sums *all = &result->sums[HT_GROUP_ALL];
     double samples = (double)all->samples, made = (double)all->choices[HT_CHOICE_MADE];
-    char *details = json_dumps(report, JSON_COMPACT);
+    char *details;
     const struct {
         const char *name;
         double value;
@@ -60,7 +61,7 @@ static ht_status keep_numbers(const ht_rejection *r, const ht_rejection_result *
         {"rejection_unsafe_share", (double)all->unsafe / samples},
         {"rejection_truncated_share", (double)all->truncated / samples},
     };
-    if (!details) return ht_fail(err, HT_ERR_NOMEM, "cannot write the report as JSON");
+    HT_TRY(ht_json_text(&details, report, JSON_COMPACT, err));
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         ht_evaluation_row row = {.model_id = r->policy_id,
                                  .name = numbers[i].name,

@@ -126,8 +126,7 @@ static ht_status flush_lines(lines *l, ht_error *err) {
             HT_TRY(ht_fail(err, HT_ERR_RUN, "the score of line %" PRId64 " is %g", l->sequences.ids[i], score));
         json_object_set_new(object, "score", json_real(score));
         json_object_set_new(object, "sigmoid", json_real(ht_sigmoid(score)));
-        json_dumpf(object, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
-        putchar('\n');
+        HT_TRY(ht_json_print(object, JSON_COMPACT | JSON_PRESERVE_ORDER, stdout, err));
     }
     l->scored += count;
     l->sequences.count = 0;
@@ -140,13 +139,12 @@ static ht_status take_line(lines *l, int64_t number, const char *text, size_t si
     ht_status status = HT_OK;
     ht_messages messages = {0};
     json_error_t where;
-    json_t *line = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    json_t *line;
+    status = ht_json_parse(&line, text, size, &where, err);
+    if (status == HT_ERR_DATA) ht_fail(err, status, "malformed JSON: %s", where.text);
+    if (status != HT_OK) return status;
     const char *response = ht_json_string(line, "response"), *finish = ht_json_string(line, "finish");
     ht_response_row row = {.text = response};
-    if (!line) {
-        status = ht_fail(err, HT_ERR_DATA, "malformed JSON: %s", where.text);
-        goto done;
-    }
     if (!response) {
         status = ht_fail(err, HT_ERR_DATA, "\"response\" is missing or no text");
         goto done;

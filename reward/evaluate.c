@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -71,13 +72,10 @@ static ht_status record(ht_store *store, int64_t model_id, int split, const char
         err);
 }
 
-static void print_report(const json_t *report, int as_json) {
-    if (as_json) {
-        json_dumpf(report, stdout, JSON_INDENT(2));
-        putchar('\n');
-    } else {
-        ht_tally_print(stdout, report);
-    }
+static ht_status print_report(const json_t *report, int as_json, ht_error *err) {
+    if (as_json) return ht_json_print(report, JSON_INDENT(2), stdout, err);
+    ht_tally_print(stdout, report);
+    return HT_OK;
 }
 
 static ht_status record_report(ht_store *store, const ht_reward_evaluate_config *config, const json_t *report,
@@ -88,7 +86,8 @@ static ht_status record_report(ht_store *store, const ht_reward_evaluate_config 
     size_t i;
     const char *kind;
     json_t *row, *kinds = json_object_get(json_object_get(report, "groups"), "kind");
-    char *details = json_dumps(report, JSON_COMPACT), name[64];
+    char *details, name[64];
+    HT_TRY(ht_json_text(&details, report, JSON_COMPACT, err));
     HT_TRY(ht_train_register_model(store, config->place.model, &model_id, err));
     HT_TRY(ht_store_begin(store, err));
     HT_TRY(record(store, model_id, split, "accuracy", json_object_get(report, "accuracy"), details, err));
@@ -135,7 +134,7 @@ ht_status ht_reward_evaluate(void *configuration, const ht_invocation *invocatio
     json_object_set(report, "options", invocation->resolved);
     if (ht_comm_rank(comm) == 0) {
         HT_TRY(record_report(store, config, report, err));
-        print_report(report, config->json);
+        HT_TRY(print_report(report, config->json, err));
     }
 done:
     json_decref(report);

@@ -54,14 +54,12 @@ static ht_status combine(const json_t *files, char identity[HT_HASH_LEN], ht_err
     json_t *value;
     json_t *hashes = json_object();
     json_object_foreach((json_t *)(uintptr_t)files, name, value) {
-        if (json_object_set(hashes, name, json_object_get(value, "hash")) != 0) {
-            json_decref(hashes);
-            return fail_memory(err);
-        }
+        json_object_set(hashes, name, json_object_get(value, "hash"));
     }
-    char *text = json_dumps(hashes, JSON_COMPACT | JSON_SORT_KEYS);
+    char *text;
+    ht_status status = ht_json_text(&text, hashes, JSON_COMPACT | JSON_SORT_KEYS, err);
     json_decref(hashes);
-    if (!text) return fail_memory(err);
+    if (status != HT_OK) return status;
     ht_hash(text, strlen(text), identity);
     free(text);
     return HT_OK;

@@ -171,13 +171,12 @@ static ht_status parse_header(source *file, size_t *length, ht_error *err) {
     if (*length == 0 || text[0] != '{')
         return ht_fail(err, HT_ERR_DATA, "%s: the header does not begin with '{'", file->path);
     json_error_t problem;
-    file->header = json_loadb(text, *length, JSON_REJECT_DUPLICATES, &problem);
-    if (file->header) return HT_OK;
-    if (json_error_code(&problem) == json_error_out_of_memory)
-        return ht_fail(err, HT_ERR_NOMEM, "%s: no memory to parse a header of %zu bytes", file->path,
-                       *length);
-    return ht_fail(err, HT_ERR_DATA, "%s: byte %d of the header: %s", file->path, problem.position,
-                   problem.text);
+    ht_status status = ht_json_parse(&file->header, text, *length, &problem, err);
+    if (status == HT_ERR_DATA)
+        ht_fail(err, status, "%s: byte %d of the header: %s", file->path, problem.position, problem.text);
+    else if (status != HT_OK)
+        ht_fail_in(err, "%s", file->path);
+    return status;
 }
 
 /* Maps and checks the file and appends its tensors to the set. */

@@ -45,11 +45,7 @@ static ht_status write_header(FILE *stream, const ht_safetensors_item *items, in
         HT_TRY(describe(header, &items[i], offset, err));
         offset += item_bytes(&items[i]);
     }
-    text = json_dumps(header, JSON_COMPACT);
-    if (!text) {
-        status = fail_memory(err);
-        goto done;
-    }
+    HT_TRY(ht_json_text(&text, header, JSON_COMPACT, err));
     size_t used = strlen(text), padding = (8 - used % 8) % 8;
     uint64_t length = used + padding;
     /* Errors stay in the stream and are seen at commit. */

@@ -133,9 +133,10 @@ done:
 static ht_status checksum(const json_t *root, char out[HT_HASH_LEN], ht_error *err) {
     json_t *rest = json_copy((json_t *)(uintptr_t)root);
     if (rest) json_object_del(rest, "checksum");
-    char *text = rest ? json_dumps(rest, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    char *text;
+    ht_status status = ht_json_text(&text, rest, JSON_COMPACT | JSON_SORT_KEYS, err);
     json_decref(rest);
-    if (!text) return fail_memory(err);
+    if (status != HT_OK) return status;
     ht_hash(text, strlen(text), out);
     free(text);
     return HT_OK;

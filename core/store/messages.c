@@ -15,6 +15,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "core/base/json.h"
+
 #define HT_NAME(name, text) text,
 static const char *const kind_names[] = {HT_KIND_MAP(HT_NAME)};
 static const char *const split_names[] = {HT_SPLIT_MAP(HT_NAME)};
@@ -110,8 +112,7 @@ ht_status ht_messages_canonical_json(char **out, const json_t *messages, ht_erro
         status = ht_fail(err, HT_ERR_DATA, "the last of %zu messages is not a user turn", count);
         goto done;
     }
-    *out = json_dumps(canonical, JSON_COMPACT);
-    if (!*out) status = ht_fail(err, HT_ERR_NOMEM, "cannot write %zu messages as JSON", count);
+    status = ht_json_text(out, canonical, JSON_COMPACT, err);
 done:
     json_decref(canonical);
     return status;
@@ -119,11 +120,12 @@ done:
 
 ht_status ht_messages_canonical(char **out, const char *messages, ht_error *err) {
     json_error_t error;
+    json_t *parsed;
     *out = NULL;
-    json_t *parsed = json_loads(messages, JSON_REJECT_DUPLICATES, &error);
-    if (!parsed)
-        return ht_fail(err, HT_ERR_DATA, "messages are not JSON: column %d: %s", error.column, error.text);
-    ht_status status = ht_messages_canonical_json(out, parsed, err);
+    ht_status status = ht_json_parse(&parsed, messages, strlen(messages), &error, err);
+    if (status == HT_ERR_DATA)
+        return ht_fail(err, status, "messages are not JSON: column %d: %s", error.column, error.text);
+    if (status == HT_OK) status = ht_messages_canonical_json(out, parsed, err);
     json_decref(parsed);
     return status;
 }

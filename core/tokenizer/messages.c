@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/json.h"
 #include "core/base/memory.h"
 #include "core/tokenizer/chat.h"
 
@@ -89,12 +90,12 @@ done:
 
 ht_status ht_messages_parse(ht_messages *out, const char *json, ht_error *err) {
     json_error_t where;
+    json_t *array;
     *out = (ht_messages){0};
-    json_t *array = json_loads(json, JSON_REJECT_DUPLICATES, &where);
-    if (!array)
-        return ht_fail(err, HT_ERR_DATA, "messages: line %d, column %d: %s", where.line, where.column,
-                       where.text);
-    ht_status status = ht_messages_from_json(out, array, err);
+    ht_status status = ht_json_parse(&array, json, strlen(json), &where, err);
+    if (status == HT_ERR_DATA)
+        return ht_fail(err, status, "messages: line %d, column %d: %s", where.line, where.column, where.text);
+    if (status == HT_OK) status = ht_messages_from_json(out, array, err);
     json_decref(array);
     return status;
 }
@@ -103,21 +104,16 @@ ht_status ht_messages_print(char **out, const ht_message *messages, size_t count
     ht_status status = HT_OK;
     json_t *array = json_array();
     *out = NULL;
-    for (size_t i = 0; array && i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         size_t size = strlen(messages[i].content), valid = ht_utf8_valid(messages[i].content, size);
         if (valid != size) {
             status = ht_fail(err, HT_ERR_DATA, "messages[%zu].content is not UTF-8 at byte %zu", i, valid);
             goto done;
         }
-        json_t *object =
-            json_pack("{s:s, s:s}", "role", ht_role_text(messages[i].role), "content", messages[i].content);
-        if (json_array_append_new(array, object) != 0) { /* also when object is NULL */
-            json_decref(array);
-            array = NULL;
-        }
+        json_array_append_new(array, json_pack("{s:s, s:s}", "role", ht_role_text(messages[i].role), "content",
+                                               messages[i].content));
     }
-    if (array) *out = json_dumps(array, JSON_COMPACT);
-    if (!*out) status = ht_fail(err, HT_ERR_NOMEM, "out of memory for the JSON of %zu messages", count);
+    status = ht_json_text(out, array, JSON_COMPACT, err);
 done:
     json_decref(array);
     return status;

@@ -48,8 +48,12 @@ static ht_status store_line(ht_recorder *recorder, const char *line, size_t leng
     ht_metric metrics[HT_METRICS_MAX + 1];
     size_t count = 0;
     const char *name;
-    json_t *value, *row = json_loadb(line, length, 0, NULL);
+    json_t *value, *row;
+    json_error_t problem;
     int64_t step = 0;
+    status = ht_json_parse(&row, line, length, &problem, err);
+    if (status == HT_ERR_DATA) ht_fail(err, status, "%s: %s", recorder->path, problem.text);
+    HT_TRY(status);
     HT_TRY(ht_json_get_int(row, (ht_json_field){recorder->path, "step", 1}, 0, INT64_MAX, &step, err));
     json_object_foreach(row, name, value) {
         if (strcmp(name, "step") == 0 || count > HT_METRICS_MAX) continue;
@@ -144,18 +148,12 @@ ht_status ht_recorder_add(ht_recorder *recorder, int64_t step, const ht_metrics 
     ht_status status = HT_OK;
     char *text = NULL;
     json_t *row = json_pack("{s:I}", "step", (json_int_t)step);
-    int ok = row != NULL;
-    for (int i = 0; ok && i < metrics->count; i++) {
+    for (int i = 0; i < metrics->count; i++) {
         double value = metrics->values[i];
         /* JSON has no NaN and no infinity */
-        ok = json_object_set_new(row, metrics->names[i], isfinite(value) ? json_real(value) : json_null()) ==
-             0;
+        json_object_set_new(row, metrics->names[i], isfinite(value) ? json_real(value) : json_null());
     }
-    if (ok) text = json_dumps(row, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
-    if (!text) {
-        status = ht_fail(err, HT_ERR_NOMEM, "out of memory for the metrics of step %" PRId64, step);
-        goto done;
-    }
+    HT_TRY(ht_json_text(&text, row, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17), err));
     if (fprintf(recorder->file, "%s\n", text) < 0 || fflush(recorder->file) != 0) {
         status = file_error(recorder, err);
         goto done;

@@ -71,7 +71,7 @@ static ht_status register_folder(ht_store *store, const char *folder, int64_t pa
         stage = ht_json_string(lineage, "stage");
         HT_TRY(ht_json_get_int(lineage, (ht_json_field){path, "round", 0}, 0, INT64_MAX, &round, err));
         if (json_is_object(json_object_get(lineage, "config")))
-            config = json_dumps(json_object_get(lineage, "config"), JSON_COMPACT | JSON_PRESERVE_ORDER);
+            HT_TRY(ht_json_text(&config, json_object_get(lineage, "config"), JSON_COMPACT | JSON_PRESERVE_ORDER, err));
         if (parent_id == 0) HT_TRY(find_parent(store, lineage, generation, &parent_id, err));
     }
     HT_TRY(ht_store_add_model(store,
