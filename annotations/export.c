@@ -9,6 +9,7 @@
 #include <csv.h>
 
 #include "annotations/annotation.h"
+#include "core/base/json.h"
 #include "core/base/signals.h"
 
 typedef struct export_config {
@@ -140,20 +141,24 @@ static void write_csv(const struct layout *layout, const export_row *row) {
 static ht_status write_json(const struct layout *layout, const export_row *row, ht_error *err) {
     ht_status status = HT_OK;
     json_t *object = json_object();
+    json_error_t problem;
     for (size_t i = 0; i < layout->count; i++) {
         ht_column column = layout->columns[i];
         const char *value = row->value[column];
-        json_t *member = !value                         ? json_null()
-                         : column == HT_COLUMN_MESSAGES ? json_loads(value, 0, NULL)
-                                                        : json_string(value);
+        json_t *member = NULL;
+        if (value && column == HT_COLUMN_MESSAGES)
+            status = ht_json_parse(&member, value, strlen(value), &problem, err);
+        else
+            member = value ? json_string(value) : json_null();
+        if (status == HT_ERR_DATA) ht_fail(err, status, "messages \"%.80s\": %s", value, problem.text);
+        HT_TRY(status);
         if (json_object_set_new(object, ht_column_text(column), member) != 0) {
             status = ht_fail(err, HT_ERR_DATA, "%s \"%.80s\" cannot be written as JSON: not UTF-8",
                              ht_column_text(column), value);
             goto done;
         }
     }
-    json_dumpf(object, stdout, JSON_COMPACT);
-    putchar('\n');
+    status = ht_json_print(object, JSON_COMPACT, stdout, err);
 done:
     json_decref(object);
     return status;
@@ -182,7 +187,7 @@ static ht_status run(void *configuration, const ht_invocation *invocation, ht_er
         .first_round = config->first_round,
         .end_round = config->last_round + 1,
     };
-    HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
+    HT_TRY(ht_store_open(&store, config->db, HT_STORE_READ, err));
     HT_TRY(ht_store_read(store, layout->set, &filter, &cursor, err));
     if (config->format == 0) write_header(layout);
     while (found && !ferror(stdout)) {

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 
+#include "core/base/json.h"
 #include "core/store/store.h"
 
 typedef struct database_config {
@@ -19,8 +20,8 @@ static const ht_option options[] = {
 
 static ht_status finish_output(const json_t *json, ht_error *err) {
     if (json) {
-        json_dumpf(json, stdout, JSON_INDENT(2));
-        putchar('\n');
+        ht_status status = ht_json_print(json, JSON_INDENT(2), stdout, err);
+        if (status != HT_OK) return status;
     }
     if (fflush(stdout) != 0 || ferror(stdout)) return ht_fail(err, HT_ERR_IO, "cannot write to stdout");
     return HT_OK;
@@ -66,7 +67,7 @@ static ht_status run_stats(void *configuration, const ht_invocation *invocation,
     ht_store *store = NULL;
     json_t *tables = json_object();
     ht_status status;
-    HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
+    HT_TRY(ht_store_open(&store, config->db, HT_STORE_READ, err));
     HT_TRY(ht_store_stats(store, config->json ? collect_stat : print_stat, tables, err));
     HT_TRY(finish_output(config->json ? tables : NULL, err));
 done:
@@ -107,7 +108,7 @@ static ht_status run_check(void *configuration, const ht_invocation *invocation,
     json_t *list = json_array();
     int64_t findings;
     ht_status status;
-    HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
+    HT_TRY(ht_store_open(&store, config->db, HT_STORE_READ, err));
     HT_TRY(ht_store_check(store, config->json ? collect_finding : print_finding, list, &findings, err));
     if (!findings && !config->json) printf("%s: no damage found\n", config->db);
     HT_TRY(finish_output(config->json ? list : NULL, err));

@@ -109,16 +109,14 @@ ht_status ht_evaluate_table(void *configuration, const ht_invocation *invocation
     ht_versions versions = {.rows = NULL};
     json_t *json = NULL;
     (void)invocation;
-    HT_TRY(ht_store_open(&store, config->db, HT_STORE_EXISTING, err));
+    HT_TRY(ht_store_open(&store, config->db, HT_STORE_READ, err));
     HT_TRY(ht_versions_read(&versions, store, &config->models, err));
     HT_TRY(ht_versions_json(&versions, &json, err));
     if (config->out && config->out[0]) HT_TRY(ht_json_write(config->out, json, err));
-    if (config->json) {
-        json_dumpf(json, stdout, JSON_INDENT(2));
-        putchar('\n');
-    } else {
+    if (config->json)
+        status = ht_json_print(json, JSON_INDENT(2), stdout, err);
+    else
         ht_versions_print(&versions, stdout);
-    }
 done:
     json_decref(json);
     ht_versions_release(&versions);

@@ -3,11 +3,14 @@
  */
 #include "core/store/internal.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "core/base/files.h"
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
@@ -336,12 +339,26 @@ void ht_store_set_patience(ht_store *store, double seconds) {
     store->patience = seconds;
 }
 
+/* Before any work: the folder takes the log, which readers share too, and the file rows. */
+static ht_status check_writable(const ht_store *store, ht_store_mode mode, ht_error *err) {
+    const char *slash = strrchr(store->path, '/');
+    char folder[HT_PATH_MAX] = ".";
+    if (slash) snprintf(folder, sizeof folder, "%.*s/", (int)(slash - store->path), store->path);
+    if (access(folder, W_OK) != 0)
+        return ht_fail(err, HT_ERR_IO, "%s: its folder cannot be written (%s), but SQLite keeps a log there, for reading too",
+                       store->path, strerror(errno));
+    if (mode != HT_STORE_READ && access(store->path, W_OK) != 0 && errno != ENOENT)
+        return ht_fail(err, HT_ERR_IO, "%s: cannot be written: %s", store->path, strerror(errno));
+    return HT_OK;
+}
+
 ht_status ht_store_open(ht_store **out, const char *path, ht_store_mode mode, ht_error *err) {
     ht_status status;
     ht_store *store = NULL;
     *out = NULL;
     HT_TRY(ht_calloc(&store, 1, sizeof *store, err));
     HT_TRY(ht_strdup(&store->path, path, err));
+    HT_TRY(check_writable(store, mode, err));
     int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | (mode == HT_STORE_CREATE ? SQLITE_OPEN_CREATE : 0);
     if (sqlite3_open_v2(path, &store->db, flags, NULL) != SQLITE_OK) {

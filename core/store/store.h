@@ -95,12 +95,14 @@ const char *ht_rating_text(int rating); /* "negligibly", "slightly", "better", "
 /* ---- opening ---- */
 
 typedef enum ht_store_mode {
-    HT_STORE_CREATE,  /* a database that does not exist is created, an older schema migrated */
-    HT_STORE_EXISTING /* HT_ERR_IO when it does not exist; an older schema is migrated */
+    HT_STORE_CREATE,   /* a database that does not exist is created, an older schema migrated */
+    HT_STORE_EXISTING, /* HT_ERR_IO when it does not exist; an older schema is migrated */
+    HT_STORE_READ      /* the same, for who only reads: the file may be one that cannot be written */
 } ht_store_mode;
 
 /*
- * Opens a database. HT_ERR_DATA when the file is no SQLite database, belongs to another application, or has a
+ * Opens a database. HT_ERR_IO when its folder cannot be written, as SQLite keeps its log there even for readers, or, unless
+ * it is HT_STORE_READ, the file cannot. HT_ERR_DATA when the file is no SQLite database, belongs to another application, or has a
  * newer schema than HT_STORE_VERSION. *out is NULL on failure. The file may come from anywhere: triggers and views that
  * it has are not run, and what does not fit its version (a table missing, a row that the schema would refuse, a value
  * above 256 MiB) is HT_ERR_DATA when it is read.
