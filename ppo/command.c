@@ -274,7 +274,7 @@ done:
     ht_tokenizer_free(s.tokenizer);
     ht_store_close(s.store);
     json_decref(s.data);
-    ht_lock_release(&s.lock);
+    ht_train_release_out(&config->train, &s.lock);
     return ht_comm_close(s.comm, status, err);
 }
 

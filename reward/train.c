@@ -297,7 +297,7 @@ static void release(trainer *t) {
     free(t->held_order);
     ht_store_close(t->store);
     ht_tokenizer_free(t->tokenizer);
-    ht_lock_release(&t->lock);
+    ht_train_release_out(&t->config->train, &t->lock);
 }
 
 ht_status ht_reward_train(void *config, const ht_invocation *invocation, ht_error *err) {

@@ -17,6 +17,7 @@ typedef struct session {
     ht_lock lock;
     char tokenizer_path[HT_PATH_MAX];
     char temporary[HT_PATH_MAX]; /* folder of a dry run's tokenizer, to be removed; "" none */
+    int made_tokenizer, begun;   /* by this process: the tokenizer, and the run it belongs to */
     ht_tokenizer *tokenizer;
     ht_store *store;
     ht_sft_data data;
@@ -71,6 +72,7 @@ static ht_status make_tokenizer(session *s, ht_error *err) {
     ht_info("training a tokenizer of %" PRId64 " pieces on the text", c->init.vocab_size);
     HT_TRY(ht_tokenizer_train((const char *const *)c->text.values, c->text.count, (int32_t)c->init.vocab_size,
                               s->tokenizer_path, 0, err));
+    s->made_tokenizer = 1;
 done:
     return status;
 }
@@ -226,6 +228,7 @@ static ht_status train(session *s, ht_error *err) {
                                     .parent = is_given(c->model) ? c->model : NULL,
                                     .data = s->data.lineage}};
     status = ht_train_run_task(&run, &task, err);
+    s->begun = run.begun;
 done:
     return status;
 }
@@ -247,7 +250,8 @@ done:
     ht_sft_data_free(&s.data);
     ht_store_close(s.store);
     ht_tokenizer_free(s.tokenizer);
-    ht_lock_release(&s.lock);
+    if (s.made_tokenizer && !s.begun) unlink(s.tokenizer_path);
+    ht_train_release_out(&s.config->train, &s.lock);
     status = ht_comm_close(s.comm, status, err);
     if (s.temporary[0]) { /* other ranks have read it */
         ht_error ignored = HT_ERROR_INIT;

@@ -34,13 +34,14 @@ static ht_status write_owner(const ht_lock *lock, ht_error *err) {
     return HT_OK;
 }
 
-/* Opens and locks the file. *gone = 1: its name was removed meanwhile, by an owner that was just letting go.
+/* Opens and locks the file. *gone = 1: its name, or the folder, was removed meanwhile, by an owner that was just letting go.
  */
 static ht_status try_acquire(ht_lock *lock, const char *folder, int *gone, ht_error *err) {
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     struct stat opened, named;
-    *gone = 0;
     lock->fd = open(lock->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    *gone = lock->fd < 0 && errno == ENOENT && !ht_path_exists(folder);
+    if (*gone) return HT_OK;
     if (lock->fd < 0) return fail_lock(lock, err);
     if (fcntl(lock->fd, F_SETLK, &whole) != 0) {
         if (errno == EACCES || errno == EAGAIN) return fail_taken(lock, folder, err);
@@ -50,21 +51,47 @@ static ht_status try_acquire(ht_lock *lock, const char *folder, int *gone, ht_er
     }
     if (fstat(lock->fd, &opened) != 0) return fail_lock(lock, err);
     *gone = stat(lock->path, &named) != 0 || named.st_ino != opened.st_ino || named.st_dev != opened.st_dev;
-    return *gone ? HT_OK : write_owner(lock, err);
+    if (*gone) return HT_OK;
+    ht_status status = write_owner(lock, err);
+    if (status != HT_OK) unlink(lock->path);
+    return status;
+}
+
+/* The bytes of lock->path up to the last folder that exists. */
+static size_t existing_part(const ht_lock *lock) {
+    char path[HT_PATH_MAX];
+    memcpy(path, lock->path, sizeof path);
+    for (char *slash = strrchr(path, '/'); slash && slash > path; slash = strrchr(path, '/')) {
+        *slash = '\0';
+        if (ht_path_exists(path)) return strlen(path);
+    }
+    return path[0] == '/';
+}
+
+/* Removes the folders behind that part, from the last one on, as far as they are empty. */
+static void remove_made(const ht_lock *lock) {
+    char path[HT_PATH_MAX];
+    memcpy(path, lock->path, sizeof path);
+    for (char *slash = strrchr(path, '/'); slash; slash = strrchr(path, '/')) {
+        *slash = '\0';
+        if (strlen(path) <= lock->existed || rmdir(path) != 0) return;
+    }
 }
 
 ht_status ht_lock_acquire(ht_lock *lock, const char *folder, ht_error *err) {
     int gone = 1;
     ht_status status = HT_OK;
     lock->path[0] = '\0';
-    HT_TRY(ht_folder_create(folder, err));
     HT_TRY(ht_path_join(lock->path, folder, LOCK_FILE, err));
+    lock->existed = existing_part(lock);
     while (gone) {
+        HT_TRY(ht_folder_create(folder, err));
         status = try_acquire(lock, folder, &gone, err);
         if ((gone || status != HT_OK) && lock->fd >= 0) close(lock->fd);
         if (status != HT_OK) break;
     }
 done:
+    if (status != HT_OK && lock->path[0]) remove_made(lock);
     if (status != HT_OK) lock->path[0] = '\0';
     return status;
 }
@@ -72,6 +99,7 @@ done:
 void ht_lock_release(ht_lock *lock) {
     if (!lock->path[0]) return;
     unlink(lock->path);
+    remove_made(lock);
     close(lock->fd);
     lock->path[0] = '\0';
 }

@@ -2,6 +2,7 @@
  * A model into a folder. Weights are converted and written a chunk at a time; halter.json comes last, so its
  * presence means that everything else is there.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,9 +192,16 @@ static ht_status fill(const char *folder, const ht_llama *model, ht_dtype dtype,
     HT_TRY(ht_file_write(mark, "", 0, err));
     HT_TRY(sweep(folder, err));
     HT_TRY(write_files(folder, model, dtype, tokenizer, lineage, err));
-    if (unlink(mark) != 0) ht_warn("cannot remove \"%s\"; the model is complete without that", mark);
+    ht_model_folder_unmark(folder);
 done:
     return status;
+}
+
+void ht_model_folder_unmark(const char *folder) {
+    char mark[HT_PATH_MAX];
+    ht_error ignored = HT_ERROR_INIT;
+    if (ht_path_join(mark, folder, HT_FILE_SAVING, &ignored) == HT_OK && unlink(mark) != 0 && errno != ENOENT)
+        ht_warn("cannot remove \"%s\"; the model is complete without that", mark);
 }
 
 ht_status ht_model_folder_save(const char *folder, const ht_llama *model, ht_dtype dtype,

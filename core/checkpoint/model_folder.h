@@ -63,6 +63,9 @@ typedef struct ht_lineage {
 ht_status ht_model_folder_save(const char *folder, const ht_llama *model, ht_dtype dtype,
                                const char *tokenizer, const ht_lineage *lineage, ht_error *err);
 
+/* Removes the mark of a save that was cut short behind its last file; of a folder without one: does nothing. */
+void ht_model_folder_unmark(const char *folder);
+
 /* 1 when the folder holds a complete model (config.json, weights; halter.json when we wrote it). */
 int ht_model_folder_complete(const char *folder);
 

@@ -16,6 +16,10 @@ typedef struct ht_train_paths {
 } ht_train_paths;
 ht_status ht_train_paths_init(ht_train_paths *paths, const char *out, ht_error *err);
 
+/* Removes from a folder whose model is complete, and known to the database, what only its training needed. What cannot be
+ * removed is warned of; the next start tries again. */
+void ht_train_tidy(const char *out, const ht_train_paths *paths);
+
 /* Prints steps, bytes a category, their sum, and the bytes available, for --dry-run. */
 void ht_train_print_plan(FILE *out, const ht_arena *arena, size_t available, int64_t steps);
 

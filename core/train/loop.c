@@ -41,7 +41,6 @@ typedef struct loop {
     int64_t last_saved; /* updates in the newest state; -1: there is none */
     int64_t run_id, parent_id;
     int complete;    /* the model folder is: the database has not heard of it yet */
-    int begun;       /* this process takes part in the run, rather than being refused */
     int64_t skipped; /* steps with an update that was left out */
     int skips;       /* this step has one */
     int stop;        /* early stop asked for by the task */
@@ -120,7 +119,7 @@ static ht_status begin_run(loop *l, ht_error *err) {
     if (run->store && run->lineage.parent)
         HT_TRY(ht_train_register_model(run->store, run->lineage.parent, &l->parent_id, err));
     if (run->store) {
-        config = json_dumps(run->invocation->resolved, JSON_COMPACT | JSON_PRESERVE_ORDER);
+        HT_TRY(ht_json_text(&config, run->invocation->resolved, JSON_COMPACT | JSON_PRESERVE_ORDER, err));
         HT_TRY(ht_store_begin_run(run->store,
                                   &(ht_run_row){.stage = run->lineage.stage,
                                                 .round = l->config->round,
@@ -185,7 +184,9 @@ done:
 /* What rank 0 has found, to all others. */
 static ht_status share_found(loop *l, int64_t *step, json_t **values, ht_error *err) {
     ht_status status = HT_OK;
-    char *text = *values ? json_dumps(*values, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    char *text = NULL;
+    json_error_t problem;
+    if (*values) HT_TRY(ht_json_text(&text, *values, JSON_COMPACT | JSON_REAL_PRECISION(17), err));
     int64_t head[3] = {*step, text ? (int64_t)strlen(text) : 0, l->complete};
     if (!l->comm) goto done;
     HT_TRY(ht_comm_broadcast(l->comm, head, sizeof head, err));
@@ -193,7 +194,8 @@ static ht_status share_found(loop *l, int64_t *step, json_t **values, ht_error *
     l->complete = head[2] != 0;
     if (!text) HT_TRY(ht_calloc(&text, (size_t)head[1] + 1, 1, err));
     HT_TRY(ht_comm_broadcast(l->comm, text, (size_t)head[1], err));
-    if (!l->leads && head[1]) *values = json_loads(text, 0, NULL);
+    if (!l->leads && head[1]) status = ht_json_parse(values, text, (size_t)head[1], &problem, err);
+    if (status == HT_ERR_DATA) ht_fail(err, status, "the state that rank 0 has sent: %s", problem.text);
 done:
     free(text);
     return status;
@@ -250,7 +252,7 @@ static ht_status enter_run(loop *l, ht_error *err) {
     HT_TRY(share_found(l, &step, &values, err));
     if (step >= 0) HT_TRY(restore(l, step, values, &metrics_bytes, err));
     if (l->complete && stat(l->paths.metrics, &rows) == 0) metrics_bytes = (int64_t)rows.st_size;
-    l->begun = 1;
+    l->run->begun = 1;
     l->run->run_id = l->run_id;
     if (l->leads)
         HT_TRY(ht_recorder_open(&l->recorder, l->paths.metrics, metrics_bytes, l->run->store, l->run_id, err));
@@ -553,7 +555,7 @@ static ht_status finish_run(loop *l, ht_error *err) {
                          l->config->out);
         goto done;
     }
-    HT_TRY(ht_folder_remove(l->paths.state, err));
+    ht_train_tidy(l->config->out, &l->paths);
     ht_info("model in \"%s\"", l->config->out);
 done:
     return status;
@@ -562,7 +564,7 @@ done:
 /* The database's note of a run that ended otherwise; its own failure only warns, the first one counts. */
 static void note_outcome(loop *l, ht_status status) {
     ht_error second = HT_ERROR_INIT;
-    if (!l->begun || !l->leads || !l->run->store || l->run_id == 0) return;
+    if (!l->run->begun || !l->leads || !l->run->store || l->run_id == 0) return;
     if (ht_store_end_run(l->run->store, l->run_id, status, 0, &second) != HT_OK)
         ht_warn("the run's outcome is not in the database: %s", second.message);
 }

@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/base/log.h"
 #include "core/base/progress.h"
@@ -17,6 +18,12 @@ ht_status ht_train_paths_init(ht_train_paths *paths, const char *out, ht_error *
     HT_TRY(ht_path_join(paths->metrics, out, "metrics.jsonl", err));
 done:
     return status;
+}
+
+void ht_train_tidy(const char *out, const ht_train_paths *paths) {
+    ht_error err = HT_ERROR_INIT;
+    ht_model_folder_unmark(out);
+    if (ht_folder_remove(paths->state, &err) != HT_OK) ht_warn("%s; the model is complete without that", err.message);
 }
 
 static ht_status look_at_out(const ht_train_config *config, ht_train_out *state, ht_lock *lock, ht_error *err) {
@@ -39,8 +46,7 @@ static ht_status look_at_out(const ht_train_config *config, ht_train_out *state,
     } else if (complete) {
         *state = HT_TRAIN_OUT_FINISHED;
         ht_info("\"%s\" is finished: nothing to do", config->out);
-        /* What a run that was killed while it removed its state has left. */
-        if (!config->dry_run) HT_TRY(ht_folder_remove(paths.state, err));
+        if (!config->dry_run) ht_train_tidy(config->out, &paths); /* after one that was killed while it did that */
     } else if (config->resume) {
         ht_info("\"%s\" holds no run to resume: starting from the beginning", config->out);
     }
@@ -57,6 +63,14 @@ ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_tr
     HT_TRY(ht_comm_broadcast(comm, state, sizeof *state, err));
 done:
     return status;
+}
+
+void ht_train_release_out(const ht_train_config *config, ht_lock *lock) {
+    ht_train_paths paths;
+    ht_error err = HT_ERROR_INIT;
+    if (!lock->path[0]) return;
+    if (ht_train_paths_init(&paths, config->out, &err) == HT_OK) (void)rmdir(paths.state);
+    ht_lock_release(lock);
 }
 
 /* The backend on this rank's device, and sums of its memory. */

@@ -17,6 +17,7 @@
  *                           ht_activations_init, ...; with --dry-run it only plans
  *   ht_train_run_task       seals the arena and trains; with --dry-run prints the plan
  *   ht_train_setup_close
+ *   ht_train_release_out
  *   ht_comm_close
  */
 #ifndef HT_TRAIN_TRAIN_H
@@ -138,13 +139,17 @@ typedef enum ht_train_out {
 } ht_train_out;
 
 /*
- * Looks at the output folder before any work, and takes its lock, which the caller releases (also after a
- * failure, and before ht_comm_close); a dry run takes none, nor do ranks other than 0. HT_ERR_IO when it cannot be written; HT_ERR_USAGE when another process has
+ * Looks at the output folder before any work, and takes its lock, which the caller releases with
+ * ht_train_release_out (also after a failure, and before ht_comm_close); a dry run takes none, nor do ranks other than 0. HT_ERR_IO when it cannot be written; HT_ERR_USAGE when another process has
  * it, naming that, or when it holds a run or a model and --resume is not given. --resume on an empty folder
  * starts from the beginning and says so. From here on the time of max_minutes runs.
  */
 ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_lock *lock,
                              ht_error *err);
+
+/* Lets go of the folder, which goes, with an empty state folder in it, when nothing was put there. Of a lock that is not
+ * held: does nothing. */
+void ht_train_release_out(const ht_train_config *config, ht_lock *lock);
 
 /* Backend and arena of a command, and the ranks it runs on. Zeroed on failure. A GPU backend takes the rank's own GPU. */
 typedef struct ht_train_setup {
@@ -261,6 +266,7 @@ typedef struct ht_train_run {
     const char *tokenizer; /* file, copied into the model folder */
     const char *data_hash; /* hash of the data in training order; a resume with another one is refused */
     int64_t run_id;        /* out: the run's row in the database, from before the first step; 0: no store */
+    int begun;             /* out: the folder holds this run, and --resume goes on with it */
     ht_lineage lineage;    /* stage, parent, data; config and round are filled in by the loop */
 } ht_train_run;
 

@@ -96,6 +96,29 @@ static void test_lock__ends_with_a_killed_owner(void **state) {
     assert_int_equal(ht_path_exists(path), 0);
 }
 
+static void test_lock__unused_folders_that_it_made_go(void **state) {
+    (void)state;
+    ht_lock lock;
+    ht_error err = HT_ERROR_INIT;
+    char file[128], parent[96];
+    snprintf(parent, sizeof parent, "%s/a", root);
+    assert_int_equal(ht_lock_acquire(&lock, folder, &err), HT_OK);
+    ht_lock_release(&lock);
+    assert_int_equal(ht_path_exists(parent), 0);
+    assert_int_equal(ht_path_exists(root), 1);
+    /* one that was there stays, and so does one that is used */
+    assert_int_equal(ht_folder_create(parent, &err), HT_OK);
+    assert_int_equal(ht_lock_acquire(&lock, folder, &err), HT_OK);
+    ht_lock_release(&lock);
+    assert_int_equal(ht_path_exists(folder), 0);
+    assert_int_equal(ht_path_exists(parent), 1);
+    assert_int_equal(ht_lock_acquire(&lock, folder, &err), HT_OK);
+    snprintf(file, sizeof file, "%s/file", folder);
+    assert_int_equal(ht_file_write(file, "x", 1, &err), HT_OK);
+    ht_lock_release(&lock);
+    assert_int_equal(ht_path_exists(file), 1);
+}
+
 static void test_lock__folder_that_cannot_be_made(void **state) {
     (void)state;
     ht_lock lock;
@@ -110,6 +133,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(test_lock__second_is_refused_with_the_first_ones_number),
         TEST(test_lock__ends_with_a_killed_owner),
+        TEST(test_lock__unused_folders_that_it_made_go),
         TEST(test_lock__folder_that_cannot_be_made),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
