@@ -15,12 +15,15 @@
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/rng.h"
+#include "core/base/progress.h"
+#include "core/base/signals.h"
 #include "core/generate/draws.h"
 #include "core/train/train.h"
 
 typedef struct sample_config {
     char *db, *model, *other, *out;
     int64_t prompts, test_prompts, round, seed, first_round, last_round, threads;
+    double max_minutes;
     int64_t max_prompt_tokens, max_new_tokens, tries, sequences, cache_tokens, chunk;
     ht_floats temperatures;
     double top_p;
@@ -54,6 +57,8 @@ static const ht_option options[] = {
                   "temperatures; the two of a pair differ when there are several"),
     HT_OPT_FLOAT(S, top_p, "top_p", "1", 1e-6, 1, 0,
                  "draw from the most probable tokens of this mass; 1: off"),
+    HT_OPT_FLOAT(S, max_minutes, "max_minutes", "0", 0, 1e7, 0,
+                 "stop, exit code 75, before so many minutes are over; the same command goes on; 0: no limit"),
     HT_OPT_INT(S, max_new_tokens, "max_new_tokens", "512", 1, 1 << 20, 0, "longest response, tokens"),
     HT_OPT_INT(S, max_prompt_tokens, "max_prompt_tokens", "1024", 1, 1 << 20, 0, "longest prompt, tokens"),
     HT_OPT_CHOICE(S, too_long, "too_long", "skip", ht_too_long_names, 0, "what to do with a longer prompt"),
@@ -286,6 +291,7 @@ static ht_status run(void *values, const ht_invocation *invocation, ht_error *er
     const sample_config *c = values;
     session s = {.config = c};
     (void)invocation;
+    if (c->max_minutes > 0) ht_stop_at(ht_now() + 60 * c->max_minutes);
     if (!c->temperatures.count) return ht_fail(err, HT_ERR_USAGE, "temperatures is empty");
     if (!c->prompts && !c->test_prompts)
         return ht_fail(err, HT_ERR_USAGE, "prompts and test_prompts are both 0");

@@ -23,6 +23,8 @@ static const ht_option options[] = {
     HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0,
                   "type of weights and activations of the steps that have no file of their own"),
     HT_OPT_INT(S, until_round, "until_round", "0", 0, 1000, HT_OPTION_RESUME_SAFE, "stop after this round; 0: all"),
+    HT_OPT_FLOAT(S, max_minutes, "max_minutes", "0", 0, 1e7, HT_OPTION_RESUME_SAFE,
+                 "stop, exit code 75, before so many minutes are over; the same command goes on; 0: no limit"),
     HT_OPT_FLAG(S, dry_run, "dry_run", HT_OPTION_RESUME_SAFE, "print the command lines of all steps, run none"),
     HT_OPT_FLAG(S, restart, "restart", HT_OPTION_RESUME_SAFE,
                 "when the folder holds a run of another configuration, remove it and begin anew"),

@@ -96,6 +96,17 @@ static void seed_and_threads(builder *b) {
     if (b->config->threads) OPTION(b, "--threads", "%" PRId64, b->config->threads);
 }
 
+/* A step that is told its time, and goes on with what an earlier start has left. */
+static void is_timed(builder *b) {
+    if (b->err->status == HT_OK) current(b)->is_timed = 1;
+}
+
+/* The same, where that must be asked for. */
+static void resumes(builder *b) {
+    arg(b, "--resume");
+    is_timed(b);
+}
+
 static void seed_only(builder *b) {
     OPTION(b, "--seed", "%" PRId64, b->config->seed);
 }
@@ -151,7 +162,7 @@ static void synthetic_world(builder *b) {
     OPTION(b, "--text", "%s/data/pretrain.txt", config->run);
     OPTION(b, "--out", "%s/base", config->run);
     seed_and_threads(b);
-    arg(b, "--resume");
+    resumes(b);
 }
 
 static void fine_tune(builder *b, const char *name, const char *file, const char *out) {
@@ -164,7 +175,7 @@ static void fine_tune(builder *b, const char *name, const char *file, const char
     OPTION(b, "--round", "%" PRId64, b->round);
     if (b->round > 0) OPTION(b, "--set", "data.rejection_round=%" PRId64, b->round);
     seed_and_threads(b);
-    arg(b, "--resume");
+    resumes(b);
 }
 
 /* --- one round -------------------------------------------------------------------------------------------- */
@@ -192,6 +203,7 @@ static void sample_pairs(builder *b) {
     }
     dtype(b);
     seed_and_threads(b);
+    is_timed(b);
 }
 
 static void annotate(builder *b) {
@@ -227,7 +239,7 @@ static void reward_model(builder *b, const char *kind) {
     OPTION(b, "--out", "%s/round-%" PRId64 "/%s", config->run, b->round, name);
     OPTION(b, "--round", "%" PRId64, b->round);
     seed_and_threads(b);
-    arg(b, "--resume");
+    resumes(b);
     snprintf(name, sizeof name, "evaluate-reward-%s", kind);
     step(b, name, "reward");
     arg(b, "evaluate");
@@ -259,6 +271,7 @@ static void rejection(builder *b) {
     OPTION(b, "--out", "%s/round-%" PRId64 "/rejection", config->run, b->round);
     OPTION(b, "--set", "pool.rounds=%s", b->round >= config->pool_all_from ? "all" : "last");
     seed_and_threads(b);
+    is_timed(b);
 }
 
 static void ppo(builder *b, const char *from) {
@@ -271,7 +284,7 @@ static void ppo(builder *b, const char *from) {
     OPTION(b, "--out", "%s", version(b->config, b->round, path));
     OPTION(b, "--round", "%" PRId64, b->round);
     seed_and_threads(b);
-    arg(b, "--resume");
+    resumes(b);
 }
 
 /* A round's version is the base fine-tuned on the chosen answers; that of the last round has PPO on top. */

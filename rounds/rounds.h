@@ -25,6 +25,7 @@ typedef struct ht_rounds_config {
     int dtype; /* ht_dtype_choice */
     int64_t pairs, test_pairs, eval_prompts, max_new_tokens;
     ht_floats temperatures;
+    double max_minutes; /* 0: no limit */
     int ppo, restart, dry_run;
 } ht_rounds_config;
 
@@ -36,6 +37,7 @@ typedef struct ht_step {
     char *waits_for; /* file that a person must provide first; NULL: none */
     char *to_fill;   /* the file they fill in */
     int64_t round;   /* 0: before the first */
+    int is_timed;    /* takes --max-minutes */
 } ht_step;
 
 typedef struct ht_plan {
@@ -53,7 +55,8 @@ void ht_plan_free(ht_plan *plan);
 /*
  * Runs the steps that have not ended, up to the end of round until_round (0: all). Programs are looked for in `programs` (a
  * folder). HT_ERR_RUN with the step, its command line and exit code when one fails (an exit code of the status table is passed
- * on); HT_OK, after saying so, when a step waits for a person.
+ * on); HT_OK, after saying so, when a step waits for a person. SIGINT and SIGTERM are passed on to the step that runs, and
+ * waited for is its end; a timed step is told how many of max_minutes are left.
  */
 ht_status ht_plan_run(const ht_plan *plan, const ht_rounds_config *config, const char *programs, ht_error *err);
 

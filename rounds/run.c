@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,8 +40,22 @@ ht_status ht_step_command_line(const ht_step *step, char **out, ht_error *err) {
     return status;
 }
 
+/* Waits for the process, and passes signals on to it; its status as waitpid gives it. */
+static ht_status wait_for(pid_t child, const char *program, int *wait_status, ht_error *err) {
+    siginfo_t ended;
+    int result;
+    ht_signals_pass_to(child);
+    do
+        result = waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT);
+    while (result < 0 && errno == EINTR);
+    ht_signals_pass_to(0);
+    if (result < 0 || waitpid(child, wait_status, 0) < 0)
+        return ht_fail(err, HT_ERR_IO, "cannot wait for %s: %s", program, strerror(errno));
+    return HT_OK;
+}
+
 /* Starts the program and waits; *exit_code as a shell gives it. */
-static ht_status run_child(const ht_step *step, const char *program, const char *stdout_to, int *exit_code,
+static ht_status run_child(char *const *argv, const char *program, const char *stdout_to, int *exit_code,
                            ht_error *err) {
     ht_status status = HT_OK;
     posix_spawn_file_actions_t actions;
@@ -52,16 +67,12 @@ static ht_status run_child(const ht_step *step, const char *program, const char 
         status = ht_fail(err, HT_ERR_NOMEM, "no memory to start %s", program);
         goto done;
     }
-    result = posix_spawn(&child, program, &actions, NULL, step->argv, environ);
+    result = posix_spawn(&child, program, &actions, NULL, argv, environ);
     if (result) {
         status = ht_fail(err, HT_ERR_IO, "cannot start %s: %s", program, strerror(result));
         goto done;
     }
-    while (waitpid(child, &wait_status, 0) < 0)
-        if (errno != EINTR) {
-            status = ht_fail(err, HT_ERR_IO, "cannot wait for %s: %s", program, strerror(errno));
-            goto done;
-        }
+    HT_TRY(wait_for(child, program, &wait_status, err));
     *exit_code = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
 done:
     posix_spawn_file_actions_destroy(&actions);
@@ -81,17 +92,36 @@ static ht_status child_status(int exit_code) {
     }
 }
 
-/* Runs a step and leaves its file in steps/. What it prints on stdout goes to `output`; NULL: to ours. */
-static ht_status run_step(const ht_step *step, const char *programs, const char *mark, const char *output,
+/* *argv = the step's arguments (borrowed), and how much time it has; free() the array. `minutes` is where the last is written. */
+static ht_status arguments_of(char ***argv, const ht_step *step, double end, char minutes[32], ht_error *err) {
+    static char option[] = "--max-minutes";
+    size_t count = 0;
+    while (step->argv[count])
+        count++;
+    ht_status status = ht_calloc(argv, count + 3, sizeof **argv, err);
+    if (status != HT_OK) return status;
+    memcpy(*argv, step->argv, count * sizeof **argv);
+    if (!step->is_timed || end == 0) return HT_OK;
+    snprintf(minutes, 32, "%.6f", fmax(end - ht_now(), 0.001) / 60); /* 0 would be no limit */
+    (*argv)[count] = option;
+    (*argv)[count + 1] = minutes;
+    return HT_OK;
+}
+
+/* Runs a step, which is to end before `end` (ht_now; 0: no limit), and leaves its file in steps/. What it prints on stdout goes
+ * to `output`; NULL: to ours. */
+static ht_status run_step(const ht_step *step, double end, const char *programs, const char *mark, const char *output,
                           ht_error *err) {
     ht_status status = HT_OK;
+    char **argv = NULL, minutes[32];
     char program[HT_PATH_MAX], *line = NULL, *temporary = NULL;
     int exit_code = 0;
     HT_TRY(ht_path_join(program, programs, step->argv[0], err));
     HT_TRY(ht_step_command_line(step, &line, err));
     if (output) HT_TRY(ht_format(&temporary, err, "%s.tmp", output));
     ht_info("  $ %s", line);
-    HT_TRY(run_child(step, program, temporary, &exit_code, err));
+    HT_TRY(arguments_of(&argv, step, end, minutes, err));
+    HT_TRY(run_child(argv, program, temporary, &exit_code, err));
     if (exit_code) {
         status = ht_fail(err, child_status(exit_code), "step %s ended with exit code %d (%s); start again to go on there",
                          step->name, exit_code, ht_status_text(child_status(exit_code)));
@@ -105,6 +135,7 @@ static ht_status run_step(const ht_step *step, const char *programs, const char 
 done:
     if (status && temporary) unlink(temporary);
     free(temporary);
+    free(argv);
     free(line);
     return status;
 }
@@ -118,7 +149,8 @@ static int after_rounds(const ht_plan *plan, size_t i) {
 
 ht_status ht_plan_run(const ht_plan *plan, const ht_rounds_config *config, const char *programs, ht_error *err) {
     ht_status status = HT_OK;
-    double started = ht_now();
+    double started = ht_now(), end = config->max_minutes > 0 ? started + 60 * config->max_minutes : 0;
+    ht_stop_at(end);
     /* Threads that wait for each other give up the core soon: on a machine that others use too, GNU OpenMP's long busy
      * waiting makes two threads many times slower than one. On an idle machine it costs nothing that was measurable. */
     setenv("GOMP_SPINCOUNT", "10000", 0);
@@ -148,7 +180,7 @@ ht_status ht_plan_run(const ht_plan *plan, const ht_rounds_config *config, const
         ht_info("[%zu/%zu] %s", i + 1, plan->count, step->name);
         snprintf(relative, sizeof relative, "logs/%s.out", step->name);
         HT_TRY(ht_path_join(log, config->run, relative, err));
-        HT_TRY(run_step(step, programs, mark, is_last ? NULL : step->stdout_to ? step->stdout_to : log, err));
+        HT_TRY(run_step(step, end, programs, mark, is_last ? NULL : step->stdout_to ? step->stdout_to : log, err));
     }
     ht_info("done in %.0f s", ht_now() - started);
 done:

@@ -5,10 +5,14 @@
 #ifndef HT_BASE_SIGNALS_H
 #define HT_BASE_SIGNALS_H
 
+#include <sys/types.h>
+
 #include "core/base/error.h"
 
 /*
- * Installs the handlers; calling it again is fine. System calls go on after the signal (SA_RESTART), so that
+ * Installs the handlers; calling it again is fine. What the parent process sends and what comes from elsewhere count
+ * apart: make, mpirun and halter-rounds pass on a signal that a terminal or a batch system may have sent to all
+ * processes anyway, and that is one request, not two. System calls go on after the signal (SA_RESTART), so that
  * no write is cut; a program that waits for a person waits in poll(), which returns EINTR all the same.
  * SIGPIPE keeps its default: a closed pipe ends the program quietly.
  */
@@ -31,6 +35,13 @@ ht_status ht_stop_within(double seconds);
  */
 void ht_stop_hold(void);
 void ht_stop_unhold(void);
+
+/*
+ * Passes every signal on to the process `child`, also one that came before; 0: to none any more. For a program that
+ * only waits for another one; it forgets the child before it takes its exit status, as the number may then be
+ * another's.
+ */
+void ht_signals_pass_to(pid_t child);
 
 /* The request has been met, and the program goes on: a dialogue whose answer was stopped. */
 void ht_stop_forget(void);

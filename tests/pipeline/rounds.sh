@@ -45,6 +45,25 @@ for version in base sft rlhf-v1 rlhf-v2 rlhf-v3; do
     cmp "$work/a/$version/model.safetensors" "$work/b/$version/model.safetensors" || fail "$version differs after a kill"
 done
 
+# --- a batch system: SIGTERM to the one process, once the base is being trained, and a time limit; started again it goes on
+for try in {1..20}; do # again, when the base was complete before the signal came
+    rm -rf "$work/t"
+    "${rounds[@]}" "$work/t" > "$work/stopped" 2>&1 &
+    pid=$!
+    while kill -0 $pid 2> /dev/null && ! grep -q '"step":2,' "$work/t/base/metrics.jsonl" 2> /dev/null; do sleep 0.002; done
+    kill -TERM $pid
+    wait $pid
+    code=$?
+    [ $code -eq 143 ] || fail "SIGTERM ended the rounds with exit code $code: $(tail -n 3 "$work/stopped")"
+    ! grep -q "step base ended with exit code 143" "$work/stopped" || break
+done
+[ "$try" -lt 20 ] || fail "not said which step was stopped: $(tail -n 3 "$work/stopped")"
+[ -n "$(ls "$work/t/base/state" | grep step-)" ] || fail "the stopped step has saved no state"
+grep -qsz -- "$work/[t]/" /proc/[0-9]*/cmdline && fail "the stopped step goes on"
+expect 75 "step base ended with exit code 75" "${rounds[@]}" "$work/t" --max-minutes 0.0001
+expect 0 "round 1 is done" "${rounds[@]}" "$work/t" --until-round 1
+cmp "$work/a/rlhf-v1/model.safetensors" "$work/t/rlhf-v1/model.safetensors" || fail "rlhf-v1 differs after a signal"
+
 # --- another seed, another configuration
 expect 2 "seed" "${rounds[@]}" "$work/a" --seed 2
 expect 0 "round 1 is done" "${rounds[@]}" "$work/b" --seed 2 --restart --until-round 1
