@@ -1,10 +1,11 @@
 /*
  * failing_malloc: preloaded into a program, lets its N-th allocation fail once.
  *
- * HALTER_FAIL_ALLOCATION=N. Counted are allocations asked for by the program itself and by the libraries it
- * parses and stores data with; the others (OpenMP, oneDNN, the C++ library) end the process when they have no
- * memory, whatever Halter does. At the end the number of allocations goes to standard error as
- * "failing_malloc: M allocations".
+ * HALTER_FAIL_ALLOCATION=N. Counted, from main on, are allocations asked for by the program itself and by the
+ * libraries it parses and stores data with; the others (OpenMP, oneDNN, the C++ library, what CUDA's runtime does
+ * before main) end the process when they have no memory, whatever Halter does. All but the N-th go to whoever would have had them: the C library, or a
+ * sanitizer, which is told to live with something before it (ASAN_OPTIONS=verify_asan_link_order=0). At the end
+ * the number of allocations goes to standard error as "failing_malloc: M allocations".
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,17 +15,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *memory, size_t size);
-extern void *__libc_memalign(size_t alignment, size_t size);
+static atomic_long seen, chosen = -1; /* -1: nothing is counted yet */
+static int (*real_main)(int argc, char **argv, char **environment);
 
-static atomic_long seen, chosen = -1;
+/* `real` = the next definition of a function; by way of its bytes, as ISO C makes no function of an object. */
+#define FIND(real, name)                                                                                      \
+    if (!(real)) {                                                                                            \
+        void *found = dlsym(RTLD_NEXT, name);                                                                 \
+        memcpy(&(real), &found, sizeof found);                                                                \
+    }
 
-__attribute__((constructor)) static void begin(void) {
+static int counted_main(int argc, char **argv, char **environment) {
     const char *text = getenv("HALTER_FAIL_ALLOCATION");
-    atomic_store(&seen, 0);
     atomic_store(&chosen, text ? atol(text) : 0);
+    return real_main(argc, argv, environment);
+}
+
+/* What the C library's start-up code calls, with main as an argument. */
+int __libc_start_main(int (*program)(int, char **, char **), int argc, char **argv, void (*init)(void),
+                      void (*fini)(void), void (*rtld_fini)(void), void *stack_end);
+int __libc_start_main(int (*program)(int, char **, char **), int argc, char **argv, void (*init)(void),
+                      void (*fini)(void), void (*rtld_fini)(void), void *stack_end) {
+    static int (*real)(int (*)(int, char **, char **), int, char **, void (*)(void), void (*)(void),
+                       void (*)(void), void *);
+    FIND(real, "__libc_start_main")
+    real_main = program;
+    return real(counted_main, argc, argv, init, fini, rtld_fini, stack_end);
 }
 
 __attribute__((destructor)) static void end(void) {
@@ -46,17 +62,25 @@ static int fails(const void *caller) {
 }
 
 void *malloc(size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_malloc(size);
+    static void *(*real)(size_t);
+    FIND(real, "malloc")
+    return fails(__builtin_return_address(0)) ? NULL : real(size);
 }
 
 void *calloc(size_t count, size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_calloc(count, size);
+    static void *(*real)(size_t, size_t);
+    FIND(real, "calloc")
+    return fails(__builtin_return_address(0)) ? NULL : real(count, size);
 }
 
 void *realloc(void *memory, size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_realloc(memory, size);
+    static void *(*real)(void *, size_t);
+    FIND(real, "realloc")
+    return fails(__builtin_return_address(0)) ? NULL : real(memory, size);
 }
 
 void *aligned_alloc(size_t alignment, size_t size) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, size);
+    static void *(*real)(size_t, size_t);
+    FIND(real, "aligned_alloc")
+    return fails(__builtin_return_address(0)) ? NULL : real(alignment, size);
 }

@@ -3,20 +3,25 @@
  *
  *   supervise ACTION N COMMAND [ARGUMENT...]
  *
- * Calls are counted in the program and in all processes that it starts, from 1, those that change files
- * (writes to anything but standard input, output and error; fsync, rename, unlink, mkdir, truncation,
- * creation) or, for read-error and read-short, those that read. At the N-th one count        nothing is done
- *   kill         all of its processes are killed before it takes place: at every N of a run, every state of
- * the disk that a kill can leave is seen tear         the same, but a write has put half of its bytes there
- *   no-space     it fails with ENOSPC         io-error   it fails with EIO
- *   short        a write takes half of its bytes
- *   read-error   it fails with EIO            read-short it gives half of the bytes asked for
- * The last line on standard error is "supervise: M calls". The exit code is the command's; 137 when it was
- * killed; 77 when the kernel does not let one process watch another's system calls (seccomp).
+ * Calls are counted in the program and in all processes that it starts, from 1: those that change files
+ * (writes to a file other than standard input, output and error; fsync, rename, unlink, mkdir, truncation,
+ * creation) or, for read-error and read-short, those that read one. At the N-th one
+ * - count: nothing is done
+ * - kill: all of its processes are killed before it takes place; at every N of a run, every state of the disk
+ *   that a kill can leave is seen
+ * - tear: the same, but a write has put half of its bytes there
+ * - no-space, io-error: it fails with ENOSPC, EIO
+ * - short: a write takes half of its bytes
+ * - read-error: it fails with EIO
+ * - read-short: it gives half of the bytes asked for
+ * and it says "supervise: ACTION NAME-OF-THE-CALL". The last line on standard error is "supervise: M calls".
+ * The exit code is the command's; 137 when it was killed; 77 when the kernel does not let one process watch
+ * another's system calls (seccomp).
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/magic.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
@@ -28,6 +33,8 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -39,14 +46,21 @@ typedef enum action { COUNT, KILL, TEAR, NO_SPACE, IO_ERROR, SHORT, READ_ERROR, 
 static const char *const action_names[ACTIONS] = {"count",    "kill",  "tear",       "no-space",
                                                   "io-error", "short", "read-error", "read-short"};
 
-static const int changing[] = {
-    SYS_write,    SYS_pwrite64, SYS_writev,    SYS_pwritev,  SYS_fsync,  SYS_fdatasync, SYS_ftruncate,
-    SYS_renameat, SYS_mkdirat,  SYS_renameat2, SYS_unlinkat, SYS_openat, SYS_fallocate,
+typedef struct system_call {
+    int number;
+    const char *name;
+} system_call;
+#define CALL(name)                                                                                           \
+    { SYS_##name, #name }
+static const system_call changing[] = {
+    CALL(write),     CALL(pwrite64),  CALL(writev),    CALL(pwritev), CALL(fsync),
+    CALL(fdatasync), CALL(ftruncate), CALL(renameat),  CALL(mkdirat), CALL(renameat2),
+    CALL(unlinkat),  CALL(openat),    CALL(fallocate),
 #ifdef SYS_rename /* architectures that have the older calls too */
-    SYS_rename,   SYS_mkdir,    SYS_unlink,    SYS_rmdir,    SYS_open,
+    CALL(rename),    CALL(mkdir),     CALL(unlink),    CALL(rmdir),   CALL(open),
 #endif
 };
-static const int reading[] = {SYS_read, SYS_pread64, SYS_readv};
+static const system_call reading[] = {CALL(read), CALL(pread64), CALL(readv)};
 
 static void die(const char *what) {
     fprintf(stderr, "supervise: %s: %s\n", what, strerror(errno));
@@ -57,12 +71,12 @@ static void die(const char *what) {
  */
 
 /* Calls of the list are told to whoever reads the descriptor that this returns. */
-static int install_filter(const int *calls, size_t count) {
+static int install_filter(const system_call *calls, size_t count) {
     struct sock_filter code[64];
     size_t n = 0;
     code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
     for (size_t i = 0; i < count; i++)
-        code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)calls[i],
+        code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)calls[i].number,
                                                  (uint8_t)(count - i), 0);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
@@ -102,7 +116,7 @@ static int receive_descriptor(int socket) {
     return fd;
 }
 
-static void run_child(int socket, const int *calls, size_t count, char **argv) {
+static void run_child(int socket, const system_call *calls, size_t count, char **argv) {
     setpgid(0, 0);
     int fd = install_filter(calls, count);
     if (fd < 0) _exit(SKIPPED);
@@ -119,14 +133,8 @@ static int is_write(int call) {
     return call == SYS_write || call == SYS_pwrite64 || call == SYS_writev || call == SYS_pwritev;
 }
 
-/* What goes to a terminal or a log, and opening a file that need not be made, change no file. */
-static int counts(const struct seccomp_data *data) {
-    if (is_write(data->nr) || data->nr == SYS_read || data->nr == SYS_readv) return (int)data->args[0] > 2;
-    if (data->nr == SYS_openat) return (data->args[2] & O_CREAT) != 0;
-#ifdef SYS_open
-    if (data->nr == SYS_open) return (data->args[1] & O_CREAT) != 0;
-#endif
-    return 1;
+static int is_read(int call) {
+    return call == SYS_read || call == SYS_pread64 || call == SYS_readv;
 }
 
 /* The watched process's descriptor as one of ours: the same open file. */
@@ -144,6 +152,30 @@ static int borrow_descriptor(pid_t thread, int fd) {
         close(pidfd);
     }
     return borrowed;
+}
+
+/* 1 for a file on a disk: no pipe, and not what the kernel tells of itself. */
+static int is_on_disk(int fd) {
+    struct stat info;
+    struct statfs system;
+    return fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && fstatfs(fd, &system) == 0 &&
+           system.f_type != PROC_SUPER_MAGIC && system.f_type != SYSFS_MAGIC;
+}
+
+/* What goes to a terminal, a log or a pipe, and opening a file that need not be made, change no file. */
+static int counts(const struct seccomp_notif *call) {
+    const struct seccomp_data *data = &call->data;
+    if (is_write(data->nr) || is_read(data->nr)) {
+        if ((int)data->args[0] <= STDERR_FILENO) return 0;
+        int fd = borrow_descriptor((pid_t)call->pid, (int)data->args[0]), on_disk = is_on_disk(fd);
+        if (fd >= 0) close(fd);
+        return on_disk;
+    }
+    if (data->nr == SYS_openat) return (data->args[2] & O_CREAT) != 0;
+#ifdef SYS_open
+    if (data->nr == SYS_open) return (data->args[1] & O_CREAT) != 0;
+#endif
+    return 1;
 }
 
 /* Does the first half of a write or read; the number of its bytes, or -1 when that is none or cannot be done
@@ -198,6 +230,14 @@ static int meddle(action what, const struct seccomp_notif *call, struct seccomp_
     }
 }
 
+static const char *name_of(int number) {
+    for (size_t i = 0; i < sizeof changing / sizeof *changing; i++)
+        if (changing[i].number == number) return changing[i].name;
+    for (size_t i = 0; i < sizeof reading / sizeof *reading; i++)
+        if (reading[i].number == number) return reading[i].name;
+    return "";
+}
+
 /* Answers calls until no watched process is left. Returns how many counted. */
 static int64_t watch(int fd, pid_t child, action what, int64_t n) {
     int64_t seen = 0;
@@ -212,9 +252,10 @@ static int64_t watch(int fd, pid_t child, action what, int64_t n) {
         struct seccomp_notif call = {.id = 0};
         if (ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, &call) != 0) continue; /* the caller was killed meanwhile */
         struct seccomp_notif_resp answer = {.id = call.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE};
-        if (!killed && counts(&call.data) && ++seen == n && meddle(what, &call, &answer)) {
-            killed = 1;
-            kill(-child, SIGKILL);
+        if (!killed && counts(&call) && ++seen == n) {
+            fprintf(stderr, "supervise: %s %s\n", action_names[what], name_of(call.data.nr));
+            killed = meddle(what, &call, &answer);
+            if (killed) kill(-child, SIGKILL);
         }
         if (!killed) ioctl(fd, SECCOMP_IOCTL_NOTIF_SEND, &answer);
     }
