@@ -36,10 +36,14 @@ static void ours(sigset_t *signals) {
 }
 
 void ht_signals_install(void) {
+    /* oneDNN's generated code computes with the stack pointer in a block of the heap that has no room for a signal's
+     * frame, 11 KiB with AMX. Signals of a process go to its first thread. */
+    static char stack[1 << 16];
     struct sigaction action;
+    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
     memset(&action, 0, sizeof action);
     action.sa_sigaction = on_signal;
-    action.sa_flags = SA_RESTART | SA_SIGINFO;
+    action.sa_flags = SA_RESTART | SA_SIGINFO | SA_ONSTACK;
     ours(&action.sa_mask); /* one at a time */
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
