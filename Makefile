@@ -1,6 +1,6 @@
 # Everyday commands; `make` lists them. The build itself is CMake's (CMakeLists.txt, CMakePresets.json).
 .DEFAULT_GOAL := help
-.PHONY: help packages build test test-asan demo round rounds bench clean
+.PHONY: help packages packages-tests build test test-asan test-tsan demo round rounds bench clean
 
 PRESET ?= release
 BUILD  := build/$(PRESET)
@@ -13,6 +13,7 @@ help:
 	@echo 'make build     build everything into $(BUILD), installing missing packages'
 	@echo 'make test      build and run all tests'
 	@echo 'make test-asan build with the sanitizers and run the tests that suit them'
+	@echo 'make test-tsan build with ThreadSanitizer (Clang) and run the tests that have threads'
 	@echo 'make demo      from nothing to a table of rounds, on the CPU in minutes   [SEED=1]'
 	@echo 'make rounds    all rounds of a configuration    [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
 	@echo 'make round N=3 the rounds up to the third       [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
@@ -22,6 +23,9 @@ help:
 
 packages:
 	@bash tools/install-packages.sh
+
+packages-tests:
+	@bash tools/install-packages.sh tests
 
 # The generator is chosen once: Ninja where it is, else make.
 $(BUILD)/CMakeCache.txt: | packages
@@ -37,13 +41,19 @@ build: packages $(BUILD)/CMakeCache.txt
 	  cmake --build $(BUILD) --parallel $$(nproc) > $(BUILD)/build.log 2>&1; status=$$?; \
 	  grep -vE '^\[ *[0-9]+[/%]|^ninja: (Entering|no work)|^-- ' $(BUILD)/build.log >&2; exit $$status; fi
 
-test: build
+test: packages-tests build
 	@bash tools/run-tests.sh $(BUILD)
 
 # Left out: most of what starts programs, and minutes of arithmetic on the emulated GPU.
 test-asan:
 	@$(MAKE) --no-print-directory PRESET=asan build
 	@bash tools/run-tests.sh build/asan --exclude-regex '^(pipeline|checks)_|^fault_(kill_resume|database)|^gpu_emulated_test_bf16'
+
+# Left out: what starts programs, and what has one thread.
+test-tsan:
+	@bash tools/install-packages.sh tsan
+	@$(MAKE) --no-print-directory PRESET=tsan build
+	@bash tools/run-tests.sh build/tsan --exclude-regex '^(pipeline|checks|fault|unit_annotations)_'
 
 demo: build
 	@$(BUILD)/bin/halter-rounds --config configs/tiny/demo.yaml --run runs/demo --seed $(SEED) --restart

@@ -188,7 +188,7 @@ static int is_small_talk(const ht_task *task) {
 static void sentence(ht_phrase *out, const ht_task *task, truth is, ht_draw *draw) {
     const ht_kind_row *row = &ht_kind_rows[task->kind];
     if (is_small_talk(task)) {
-        int kind = task->kind;
+        int kind = (int)task->kind;
         if (is == UNTRUE) kind = HT_TASK_HELLO + draw_other(draw, 5, kind - HT_TASK_HELLO, -1);
         ht_phrase_add(out, "%s", ht_kind_rows[kind].answers[1]);
     } else if (task->kind == HT_TASK_IS_SAFE && is == UNTRUE) {

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs where it is missing (Debian, Ubuntu), or says exactly what is missing.
 # Exit status 2: something is missing and was not installed.
+# Usage: bash tools/install-packages.sh [tests | tsan]   also what single tests use; also what ThreadSanitizer's build needs
 set -euo pipefail
 
-# package, how to see that it is there: "command NAME" or "header FILE"
+# package, how to see that it is there: "command NAME", "header FILE", or "clang OPTION": with which Clang makes a program
 needs='
 build-essential       command c++
 build-essential       command make
@@ -24,8 +25,24 @@ libopenmpi-dev        command mpicc
 openmpi-bin           command mpirun
 '
 
-# Not needed, but a test uses it: installed along with what is missing.
-wanted='cppcheck'
+# A test that uses one of these is skipped without it: no failure where it cannot be installed.
+wanted=
+case ${1:-} in
+"") ;;
+tests) wanted='
+cppcheck              command cppcheck
+valgrind              command valgrind
+' ;;
+tsan) needs+='
+clang                 command clang++
+libclang-rt-dev       clang -fsanitize=thread
+libomp-dev            clang -fopenmp=libomp
+' ;;
+*)
+    echo "usage: install-packages.sh [tests | tsan]" >&2
+    exit 2
+    ;;
+esac
 
 # What other systems call them, for people.
 describe() {
@@ -46,6 +63,9 @@ describe() {
     zlib1g-dev) echo "zlib (zlib.h)" ;;
     libopenmpi-dev) echo "an MPI with its compiler wrapper mpicc" ;;
     openmpi-bin) echo "the mpirun of that MPI" ;;
+    clang) echo "Clang (clang, clang++)" ;;
+    libclang-rt-dev) echo "Clang's runtime libraries of the sanitizers (compiler-rt)" ;;
+    libomp-dev) echo "LLVM's OpenMP runtime with Archer (libomp.so, libarcher.so)" ;;
     esac
 }
 
@@ -53,26 +73,27 @@ is_there() { # kind, name
     case $1 in
     command) command -v "$2" > /dev/null ;;
     header) printf '#include <%s>\n' "$2" | c++ -E -x c++ - > /dev/null 2>&1 ;;
+    clang) echo 'int main(void) { return 0; }' | clang -x c "$2" -o /dev/null - > /dev/null 2>&1 ;;
     esac
 }
 
-missing_by_looking() {
+missing_by_looking() { # table
     while read -r package kind name; do
         [ -z "$package" ] || is_there "$kind" "$name" || echo "$package"
-    done <<< "$needs" | sort -u
+    done <<< "$1" | sort -u
 }
 
 # A tool counts as there wherever it comes from; a library only as its package.
-missing_packages() {
+missing_packages() { # table
     while read -r package kind name; do
         [ -n "$package" ] || continue
-        if [ "$kind" = command ] && is_there command "$name"; then continue; fi
+        if [ "$kind" != header ] && is_there "$kind" "$name"; then continue; fi
         dpkg -s "$package" 2> /dev/null | grep -q '^Status: install ok installed' || echo "$package"
-    done <<< "$needs" | sort -u
+    done <<< "$1" | sort -u | tr '\n' ' '
 }
 
 if ! command -v apt-get > /dev/null || ! command -v dpkg > /dev/null; then
-    missing=$(missing_by_looking)
+    missing=$(missing_by_looking "$needs")
     [ -n "$missing" ] || exit 0
     echo "missing here, to be installed with the system's package manager:" >&2
     for package in $missing; do
@@ -81,22 +102,26 @@ if ! command -v apt-get > /dev/null || ! command -v dpkg > /dev/null; then
     exit 2
 fi
 
-missing=$(missing_packages | tr '\n' ' ')
-missing=${missing% }
-[ -n "$missing" ] || exit 0
-missing="$missing $wanted"
+missing=$(missing_packages "$needs")
+unasked=$(missing_packages "$wanted")
+[ -n "$missing$unasked" ] || exit 0
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-    if ! command -v sudo > /dev/null; then
-        echo "missing packages; install them as root: apt-get install $missing" >&2
+    if [ -n "$missing" ] && ! command -v sudo > /dev/null; then
+        echo "missing packages; install them as root: apt-get install $missing$unasked" >&2
         exit 2
     fi
     as_root=(sudo)
+    [ -n "$missing" ] || as_root+=(-n) # nobody is asked for a password for what can be done without
 fi
-echo "installing $missing"
+echo "installing $missing$unasked"
 # shellcheck disable=SC2086 # the package names are words
 if ! { "${as_root[@]}" apt-get update -q &&
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing; }; then
-    echo "could not install; missing packages: $missing" >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing$unasked; }; then
+    if [ -z "$missing" ]; then
+        echo "could not install $unasked- tests that use it are skipped" >&2
+        exit 0
+    fi
+    echo "could not install; missing packages: $missing$unasked" >&2
     exit 2
 fi

@@ -196,7 +196,8 @@ static ht_status add_file(ht_safetensors *set, const char *path, ht_error *err) 
     json_object_foreach(file->header, name, info) {
         if (strcmp(name, METADATA) != 0) HT_TRY(parse_tensor(set, file, name, info, data, size, err));
     }
-    status = check_cover(path, set->entries + first, set->count - first, data, size, err);
+    size_t added = set->count - first;
+    status = check_cover(path, added ? set->entries + first : NULL, added, data, size, err);
 done:
     return status;
 }

@@ -53,7 +53,7 @@ typedef struct ht_comm_ending {
     char message[sizeof((ht_error *)0)->message];
 } ht_comm_ending;
 
-/* Looks whether a rank has failed: then no collective can be completed, and HT_OK is not returned. */
+/* Looks whether a rank has failed: then no collective that is not begun can be completed, and HT_OK is not returned. */
 ht_status ht_comm_listen(ht_comm *comm, ht_error *err);
 
 /* Tells all others how this rank ends, and waits for their endings. Returns those of all ranks, the link's own. */

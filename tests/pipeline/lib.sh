@@ -67,6 +67,15 @@ kill_at() { signal_at KILL "$@"; }
 # rows DATABASE TABLE: how many rows a table has
 rows() { "$bin/halter-annotations" stats --db "$1" | sed -n "s/^$2: //p"; }
 
+# small_data: $work/pairs.csv, 36 comparisons of which a quarter is held out, and the same as plain text, $work/text.txt
+small_data() {
+    awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six", w, " ");
+        for (d = 0; d < 36; d++) { a = w[d % 6 + 1] " " w[int(d / 6) + 1]; kind = d % 3 ? "helpfulness" : "safety";
+            printf "say %s,kindly said %s please,shouting %s,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, d % 3 ? "" : "chosen_safe", kind, d % 4 ? "train" : "test" } }' \
+        > "$work/pairs.csv"
+    tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
+}
+
 finish() {
     [ $failures -eq 0 ] && echo "$name: all as expected"
     exit $((failures > 0))

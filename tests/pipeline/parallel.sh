@@ -6,39 +6,52 @@
 command -v mpirun > /dev/null || { echo "skipped: mpirun is not here"; exit 77; }
 mpirun -n 2 "$bin/halter-sft" --text none --out "$work/none" 2>&1 | grep -q "MPI is not built into" && { echo "skipped: MPI is not built in"; exit 77; }
 
-# start RANKS COMMAND...: under mpirun; each rank notes its process in $work/pid.RANK
+# start RANKS COMMAND...: under mpirun, with the options $mpi; each rank notes its process in $work/pid.RANK, and mpirun's in $work/pid.mpirun
+mpi=()
 start() {
     local ranks=$1
     shift
     # shellcheck disable=SC2016 # the ranks' shell expands it
-    mpirun -n "$ranks" bash -c 'echo $$ > "$0/pid.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; exec "$@"' "$work" "$@"
+    mpirun "${mpi[@]}" -n "$ranks" bash -c 'echo $$ > "$0/pid.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; echo $PPID > "$0/pid.mpirun"; exec "$@"' "$work" "$@"
+}
+
+# each_ends CODE TEXT COMMAND...: two ranks, of which each ends with that exit code and none is ended by mpirun; a text that is said once
+each_ends() {
+    local code=$1 text=$2
+    shift 2
+    rm -f "$work"/code.*
+    # shellcheck disable=SC2016
+    expect "$code" "$text" start 2 bash -c '"$@"; code=$?; echo $code > "$0/code.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; exit $code' "$work" "$@"
+    [ "$(cat "$work/code.0" "$work/code.1")" = "$code"$'\n'"$code" ] || fail "exit codes $(cat "$work"/code.*) of two ranks, not $code: $*"
+    [ "$(grep -cF -- "$text" "$work/output")" -eq 1 ] || fail "\"$text\" is said $(grep -cF -- "$text" "$work/output") times"
 }
 
 # numbers FILE: the weights of a model.safetensors in f32, one a line
 numbers() { od -An -v -t f4 -w4 -j $((8 + $(od -An -t u8 -N 8 "$1"))) "$1"; }
 
+# losses_alike FOLDER_A FOLDER_B: by the tolerance of f32 operations, 1e-5
+losses_alike() {
+    paste <(grep -o '"[a-z_]*loss":[^,}]*' "$1/metrics.jsonl") <(grep -o '"[a-z_]*loss":[^,}]*' "$2/metrics.jsonl") | tr ':' '\t' |
+        awk '{ d = $2 - $4; if ($1 != $3 || ($2 == "null") != ($4 == "null") || d ^ 2 > 1e-10 * (1 + $2 ^ 2)) { print; wrong = 1 } } END { exit !NR || wrong }' > "$work/apart" ||
+        fail "losses of $1 and $2: $(head -n 1 "$work/apart")"
+}
+
 # alike FOLDER_A FOLDER_B: what two numbers of ranks make of one run. Every update rounds gradient, both moments and weight: the weights
-# may be that many units of 2^-24 apart (in 2-norm, relative); losses by the tolerance of f32 operations, 1e-5.
+# may be that many units of 2^-24 apart (in 2-norm, relative).
 alike() {
     local steps
     steps=$(sed -n '$s/^{"step":\([0-9]*\),.*/\1/p' "$1/metrics.jsonl")
     paste <(numbers "$1/model.safetensors") <(numbers "$2/model.safetensors") |
         awk -v steps="$steps" '{ apart += ($1 - $2) ^ 2; all += $1 ^ 2 } END { print sqrt(apart / all); exit !(apart / all <= (4 * steps * 2 ^ -24) ^ 2) }' \
             > "$work/apart" || fail "weights of $1 and $2 are $(cat "$work/apart") apart after $steps steps"
-    paste <(grep -o '"[a-z_]*loss":[^,}]*' "$1/metrics.jsonl") <(grep -o '"[a-z_]*loss":[^,}]*' "$2/metrics.jsonl") | tr ':' '\t' |
-        awk '{ d = $2 - $4; if ($1 != $3 || d ^ 2 > 1e-10 * (1 + $2 ^ 2)) { print; wrong = 1 } } END { exit !NR || wrong }' > "$work/apart" ||
-        fail "losses of $1 and $2: $(head -n 1 "$work/apart")"
+    losses_alike "$1" "$2"
     for key in tokens targets examples pairs labelled; do
         [ "$(grep -o "\"$key\":[^,}]*" "$1/metrics.jsonl")" = "$(grep -o "\"$key\":[^,}]*" "$2/metrics.jsonl")" ] || fail "$key of $1 and $2"
     done
 }
 
 # --- data and models of one rank
-awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six", w, " ");
-    for (d = 0; d < 36; d++) { a = w[d % 6 + 1] " " w[int(d / 6) + 1]; kind = d % 3 ? "helpfulness" : "safety";
-        printf "say %s,kindly said %s please,shouting %s,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, d % 3 ? "" : "chosen_safe", kind, d % 4 ? "train" : "test" } }' \
-    > "$work/pairs.csv"
-tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
+small_data
 expect 0 "36 taken" "$bin/halter-annotations" import --db "$work/p.db" "$work/pairs.csv"
 sft=("$bin/halter-sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1)
 reward=("$bin/halter-reward" train --config tests/pipeline/reward-train.yaml --db "$work/p.db" --model "$work/sft-1" --threads 1
@@ -93,6 +106,47 @@ expect 0 "model in" start 2 "${sft[@]}" --out "$work/stopped" --resume
 same "$work/sft-2" "$work/stopped"
 expect 0 "going on from step" "${sft[@]}" --out "$work/stopped-1" --resume
 alike "$work/sft-1" "$work/stopped-1"
+
+# one to mpirun, which sleeps before it passes it on, and as long again for the ranks to end
+if mpirun --version | grep -q "Open MPI"; then
+    mpi=(--mca odls_base_sigkill_timeout 10)
+    start 2 "${sft[@]}" --set data.epochs=10000 --set train.save_every=0 --out "$work/stopped-all" > "$work/output" 2>&1 &
+    all=$!
+    mpi=()
+    until grep -q '"step":7,' "$work/stopped-all/metrics.jsonl" 2> /dev/null || ! kill -0 $all 2> /dev/null; do sleep 0.01; done
+    kill -TERM "$(cat "$work/pid.mpirun")"
+    for rank in 0 1; do
+        while grep -q '^State:[[:space:]]*[^XZ[:space:]]' "/proc/$(cat "$work/pid.$rank")/status" 2> /dev/null; do sleep 0.1; done
+    done
+    kill -KILL "$(cat "$work/pid.mpirun")"
+    wait $all 2> /dev/null
+    saved=$(sed -n '$s/^{"step":\([0-9]*\),.*/\1/p' "$work/stopped-all/metrics.jsonl")
+    [ -d "$work/stopped-all/state/step-$(printf %08d "$saved")" ] || fail "SIGTERM to mpirun: step $saved is not saved"
+fi
+
+# --- numbers that are not finite, at first on one rank only: a token whose vector is none, in one sequence of an epoch
+spoil() { printf '\377\377\377\377' | dd of="$1" bs=1 conv=notrunc seek="$2" 2> /dev/null; } # FILE BYTE: the f32 there is none
+cp -r "$work/sft-1" "$work/bad"
+weights=$work/bad/model.safetensors
+header=$(od -An -t u8 -N 8 "$weights")
+vectors=$(head -c $((8 + header)) "$weights" | grep -ao '"model.embed_tokens.weight":{[^}]*' | grep -o '\[[0-9]*,[0-9]*\]$' | grep -o '[0-9]*' | head -n 1)
+# "#" is in no text of sft-1: it is byte 35, the token 3 + 35; a vector has 32 numbers
+spoil "$weights" $((8 + header + vectors + (3 + 35) * 32 * 4))
+cp -r "$work/reward-1" "$work/bad-reward"
+spoil "$work/bad-reward/model.safetensors" $(($(stat -c %s "$work/bad-reward/model.safetensors") - 4))
+sed '5s/$/ #/' "$work/text.txt" > "$work/odd.txt"
+odd=("$bin/halter-sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/odd.txt" --model "$work/bad" --set data.holdout=0 --threads 1)
+expect 1 "the loss is nan" "${odd[@]}" --out "$work/odd-stop"
+step=$(sed -n 's/^halter-sft: error: step \([0-9]*\): .*/\1/p' "$work/output")
+each_ends 1 "error: step $step: weight \"model.embed_tokens.weight\" of model \"model\" is not finite: the loss is nan" "${odd[@]}" --out "$work/odd-stop-2"
+[ "$(grep -c "step $step is made of 4 rows; " "$work/output")" -eq 1 ] || fail "the rows of the bad step are not said once"
+[ "$(grep -c "" "$work/odd-stop-2/metrics.jsonl")" -eq $((step - 1)) ] || fail "rows after step $step"
+expect 0 "update skipped" "${odd[@]}" --out "$work/odd-1" --on-nonfinite skip
+expect 0 "going on from step" start 2 "${odd[@]}" --out "$work/odd-stop-2" --on-nonfinite skip --resume
+[ "$(grep -c "step $step: update skipped: " "$work/output")" -eq 1 ] || fail "a skipped update is not said once"
+tail -n 1 "$work/odd-stop-2/metrics.jsonl" | grep -q '"skipped_steps":4.0' || fail "four bad steps are not counted as four: $(tail -n 1 "$work/odd-stop-2/metrics.jsonl")"
+losses_alike "$work/odd-1" "$work/odd-stop-2"
+each_ends 1 "error: step 1: model \"policy\", whose weights are all finite: the loss is nan" "${ppo[@]}" --safe "$work/bad-reward" --out "$work/bad-ppo"
 
 # --- rejection sampling: the samples of one rank, bit for bit, and their scores to rounding
 reject=("$bin/halter-rejection" --config tests/pipeline/rejection-sample.yaml --model "$work/sft-1" --helpful "$work/helpful" --safe "$work/reward-1"

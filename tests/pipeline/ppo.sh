@@ -5,11 +5,7 @@
 . tests/pipeline/lib.sh ppo "$1" halter-ppo halter-reward halter-sft halter-annotations
 
 # --- data and models
-awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six", w, " ");
-    for (d = 0; d < 36; d++) { a = w[d % 6 + 1] " " w[int(d / 6) + 1]; kind = d % 3 ? "helpfulness" : "safety";
-        printf "say %s,kindly said %s please,shouting %s,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, d % 3 ? "" : "chosen_safe", kind, d % 4 ? "train" : "test" } }' \
-    > "$work/pairs.csv"
-tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
+small_data
 expect 0 "36 taken" "$bin/halter-annotations" import --db "$work/p.db" "$work/pairs.csv"
 expect 0 "model in" "$bin/halter-sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1 --out "$work/policy"
 reward=("$bin/halter-reward" train --config tests/pipeline/reward-train.yaml --db "$work/p.db" --model "$work/policy" --threads 1

@@ -284,10 +284,10 @@ static ht_status run_job(ht_backend *be, const job *j, ht_error *err) {
         block b = block_place(scratch, slot * heads, j->width, mode);
         b.slot = slot;
         int64_t sequence = 0, sequence_block = 0; /* blocks before this sequence */
-#pragma omp for schedule(dynamic, chunk)
+#pragma omp for schedule(monotonic : dynamic, chunk)
         for (int64_t task = 0; task < total_blocks * head_groups; task++) {
             int64_t index = task / head_groups, length, blocks, kv_head = task % head_groups * heads;
-            for (;;) { /* a thread's tasks ascend, so this walks each sequence once */
+            for (;;) { /* a thread's tasks ascend (monotonic), so this walks each sequence once */
                 length = j->seq_start[sequence + 1] - j->seq_start[sequence];
                 blocks = (length + block_tokens - 1) / block_tokens;
                 if (index < sequence_block + blocks) break;

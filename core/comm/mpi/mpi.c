@@ -206,7 +206,11 @@ static void abandon(ht_comm *comm) {
     }
 }
 
-/* A rank that has ended well sends nothing any more; what it has sent before its ending has come before that. */
+/*
+ * A rank that has ended sends nothing any more; what it has sent before its ending has come before that. So a collective that
+ * all have joined is completed by all, also when some of them fail right after it: what each then finds in its sum is the same,
+ * and all say it.
+ */
 static ht_status check_pending(ht_comm *comm, ht_error *err) {
     MPI_Request *sends = comm->link->requests, *receives = sends + comm->size;
     for (int k = 0; k < comm->size; k++) {
@@ -227,8 +231,7 @@ static ht_status finish_round(ht_comm *comm, const char *what, ht_error *err) {
         int done = 0;
         MPI_Testall(count, requests, &done, MPI_STATUSES_IGNORE);
         if (done) return HT_OK;
-        ht_status status = ht_comm_listen(comm, err);
-        if (status == HT_OK) status = check_pending(comm, err);
+        ht_status status = check_pending(comm, err);
         if (status != HT_OK) return status;
         wait_pause(&w, comm, requests, count, what);
     }

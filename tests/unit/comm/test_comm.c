@@ -166,6 +166,25 @@ static ht_status all_fail(ht_comm *comm, ht_error *err) {
     return ht_fail(err, HT_ERR_DATA, "planted in %d", comm->rank);
 }
 
+/* One fails as soon as it has what it wants; what it has sent before is not lost to one that waits for another still. */
+static ht_status one_fails_after(ht_comm *comm, ht_error *err) {
+    char own = (char)('a' + comm->rank), got[RANKS] = {0};
+    ht_error failed = HT_ERROR_INIT;
+    ht_comm_message out[RANKS] = {{NULL, 0}}, in[RANKS] = {{NULL, 0}};
+    for (int k = 0; k < RANKS; k++)
+        if (comm->rank == 0 || k == 0) out[k] = (ht_comm_message){&own, 1}, in[k] = (ht_comm_message){&got[k], 1};
+    if (comm->rank == 2) {
+        while (ht_comm_listen(comm, &failed) == HT_OK)
+            usleep(1000);
+        comm->failure = (ht_error)HT_ERROR_INIT;
+        usleep(50000); /* for rank 0 to see it too */
+    }
+    OK(ht_comm_exchange(comm, out, in, "test", err));
+    if (comm->rank == 1) return ht_fail(err, HT_ERR_DATA, "planted in 1");
+    CHECK(comm->rank == 2 || (got[1] == 'b' && got[2] == 'c'));
+    return HT_OK;
+}
+
 /* One believes to be done; a collective with it cannot be completed. */
 static ht_status one_leaves(ht_comm *comm, ht_error *err) {
     OK(ht_comm_barrier(comm, err));
@@ -195,7 +214,7 @@ static ht_status one_is_late(ht_comm *comm, ht_error *err) {
 
 static const scenario scenarios[] = {{"sums_of_gradients", sums_of_gradients}, {"sums_of_numbers", sums_of_numbers}, {"bytes", bytes},
                  {"again", again}, {"one_fails", one_fails}, {"two_fail", two_fail}, {"all_fail", all_fail},
-                 {"one_leaves", one_leaves}, {"one_is_late", one_is_late}};
+                 {"one_fails_after", one_fails_after}, {"one_leaves", one_leaves}, {"one_is_late", one_is_late}};
 
 /* --- three ranks: how they end ------------------------------------------------------------------------------- */
 
@@ -230,6 +249,11 @@ static void test_comm__of_several_failures_the_first_rank_s_counts(void **state)
     ranks_check("all_fail", HT_ERR_DATA, "planted in 0");
 }
 
+static void test_comm__what_was_sent_before_a_failure_arrives(void **state) {
+    (void)state;
+    ranks_check("one_fails_after", HT_ERR_DATA, "rank 1: planted in 1");
+}
+
 static void test_comm__nobody_waits_for_a_rank_that_has_ended(void **state) {
     (void)state;
     ranks_check("one_leaves", HT_ERR_RUN, "rank 2 has ended, and rank 0 waits for it");
@@ -261,6 +285,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_comm__collectives_follow_each_other),
         cmocka_unit_test(test_comm__a_failure_ends_all_with_its_message),
         cmocka_unit_test(test_comm__of_several_failures_the_first_rank_s_counts),
+        cmocka_unit_test(test_comm__what_was_sent_before_a_failure_arrives),
         cmocka_unit_test(test_comm__nobody_waits_for_a_rank_that_has_ended),
         cmocka_unit_test(test_comm__a_long_wait_is_said),
     };
