@@ -245,13 +245,16 @@ static ht_status read_pragma(ht_store *store, const char *sql, int64_t *value, h
     return status;
 }
 
-/* Version and ownership of the file; *version = -1 when the file is empty. */
+/* Version and ownership of the file; *version = -1 when the file is empty. Its reads are one transaction: another process may be
+ * creating the schema. */
 static ht_status identify(ht_store *store, int64_t *version, ht_error *err) {
     ht_status status;
     int64_t application, objects;
+    HT_TRY(ht_store_exec(store, "SAVEPOINT identify", err));
     HT_TRY(read_pragma(store, "PRAGMA application_id", &application, err));
     HT_TRY(read_pragma(store, "PRAGMA user_version", version, err));
     HT_TRY(read_pragma(store, "SELECT count(*) FROM sqlite_schema", &objects, err));
+    HT_TRY(ht_store_exec(store, "RELEASE identify", err));
     if (application == 0 && *version == 0 && objects == 0) {
         *version = -1;
     } else if (application != HT_STORE_APPLICATION_ID) {
@@ -296,24 +299,6 @@ static void distrust(sqlite3 *db) {
     sqlite3_limit(db, SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX);
 }
 
-static ht_status set_journal(ht_store *store, ht_error *err) {
-    sqlite3_stmt *stmt = NULL;
-    ht_status status;
-    HT_TRY(ht_store_prepare(store, "PRAGMA journal_mode = WAL", &stmt, err));
-    if (sqlite3_step(stmt) != SQLITE_ROW) {
-        status = ht_store_fail(store, "cannot set the write-ahead log", err);
-        goto done;
-    }
-    const char *mode = (const char *)sqlite3_column_text(stmt, 0);
-    if (!mode || strcmp(mode, "wal") != 0)
-        status =
-            ht_fail(err, HT_ERR_IO, "%s: the file system does not allow a write-ahead log (journal mode %s)",
-                    store->path, mode ? mode : "unknown");
-done:
-    sqlite3_finalize(stmt);
-    return status;
-}
-
 /* SQLite asks whether to try once more to get a lock that another process holds, for the `tries`-th time. */
 static int on_busy(void *context, int tries) {
     ht_store *store = context;
@@ -333,6 +318,28 @@ static int on_busy(void *context, int tries) {
     store->retries++;
     store->waited += ht_now() - now;
     return 1;
+}
+
+/* SQLite does not wait by itself when two processes that have both read a new file turn to the log. */
+static ht_status set_journal(ht_store *store, ht_error *err) {
+    sqlite3_stmt *stmt = NULL;
+    ht_status status;
+    int code, tries = 0;
+    HT_TRY(ht_store_prepare(store, "PRAGMA journal_mode = WAL", &stmt, err));
+    while (((code = sqlite3_step(stmt)) & 0xff) == SQLITE_BUSY && on_busy(store, tries++)) /* extended codes are on */
+        sqlite3_reset(stmt);
+    if (code != SQLITE_ROW) {
+        status = ht_store_fail(store, "cannot set the write-ahead log", err);
+        goto done;
+    }
+    const char *mode = (const char *)sqlite3_column_text(stmt, 0);
+    if (!mode || strcmp(mode, "wal") != 0)
+        status =
+            ht_fail(err, HT_ERR_IO, "%s: the file system does not allow a write-ahead log (journal mode %s)",
+                    store->path, mode ? mode : "unknown");
+done:
+    sqlite3_finalize(stmt);
+    return status;
 }
 
 void ht_store_set_patience(ht_store *store, double seconds) {

@@ -42,6 +42,18 @@ for torn in *.torn; do [ ! -e "$torn" ] || fail "a reader saw $(head -n 1 "$torn
 [ "$(rows p.db dialog)" = $rows ] || fail "prompts: $(rows p.db dialog), not $rows"
 expect 0 "no damage found" "$annotations" check --db p.db
 
+# --- a database that four processes create at once, again and again: what one finds half done is another's work
+head -n 2 a.csv > one.csv
+for round in {1..25}; do
+    importers=()
+    for k in 1 2 3 4; do
+        "$annotations" import --db "new$round.db" --kind helpfulness --quiet one.csv > $k.out 2>&1 &
+        importers+=($!)
+    done
+    for pid in "${importers[@]}"; do wait "$pid" || fail "creating at once: $(cat [1-4].out)"; done
+    [ "$(rows "new$round.db" comparison)" = 1 ] || fail "created at once: $(rows "new$round.db" comparison) rows, not 1"
+done
+
 # --- waiting is said and counted, and a signal ends it
 if command -v sqlite3 > /dev/null; then
     mkfifo hold
