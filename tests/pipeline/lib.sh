@@ -41,7 +41,7 @@ same() {
 }
 
 # signal_at SIGNAL FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then sends the signal; $code is the
-# exit code. A run that ended before the signal came is done again. The signal goes to the process whose number is in the file
+# exit code. A run that had its model before the signal came is done again. The signal goes to the process whose number is in the file
 # $pid_file, where that is set.
 signal_at() {
     local signal=$1 folder=$2 step=$3 pid try
@@ -56,7 +56,7 @@ signal_at() {
         kill "-$signal" "$(cat "${pid_file:-/dev/null}" 2> /dev/null | grep . || echo $pid)" 2> /dev/null
         wait $pid 2> /dev/null
         code=$?
-        [ $code = 0 ] || return 0
+        [ $code = 0 ] || [ -e "$folder/halter.json" ] || return 0
     done
     fail "20 runs ended before SIG$signal came at step $step: $*"
 }
