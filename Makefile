@@ -1,6 +1,6 @@
 # Everyday commands; `make` lists them. The build itself is CMake's (CMakeLists.txt, CMakePresets.json).
 .DEFAULT_GOAL := help
-.PHONY: help packages packages-tests build test test-asan test-tsan demo round rounds bench clean
+.PHONY: help packages packages-tests build test test-asan test-tsan coverage demo round rounds bench clean
 
 PRESET ?= release
 BUILD  := build/$(PRESET)
@@ -14,6 +14,7 @@ help:
 	@echo 'make test      build and run all tests'
 	@echo 'make test-asan build with the sanitizers and run the tests that suit them'
 	@echo 'make test-tsan build with ThreadSanitizer (Clang) and run the tests that have threads'
+	@echo 'make coverage  run the tests and print which lines and branches they reach'
 	@echo 'make demo      from nothing to a table of rounds, on the CPU in minutes   [SEED=1]'
 	@echo 'make rounds    all rounds of a configuration    [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
 	@echo 'make round N=3 the rounds up to the third       [CONFIG=configs/tiny RUN=runs/tiny SEED=1]'
@@ -54,6 +55,15 @@ test-tsan:
 	@bash tools/install-packages.sh tsan
 	@$(MAKE) --no-print-directory PRESET=tsan build
 	@bash tools/run-tests.sh build/tsan --exclude-regex '^(pipeline|checks|fault|unit_annotations)_'
+
+# Left out: what fails a program's system calls in turn, among which would be those that note what was reached; and the emulated
+# GPU, whose sources are not counted.
+coverage:
+	@bash tools/install-packages.sh coverage
+	@$(MAKE) --no-print-directory PRESET=coverage build
+	@find build/coverage -name '*.gcda' -delete
+	@bash tools/run-tests.sh build/coverage --exclude-regex '^(fault|gpu)_'
+	@bash tools/coverage.sh build/coverage
 
 demo: build
 	@$(BUILD)/bin/halter-rounds --config configs/tiny/demo.yaml --run runs/demo --seed $(SEED) --restart

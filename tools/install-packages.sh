@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and testing needs where it is missing (Debian, Ubuntu), or says exactly what is missing.
 # Exit status 2: something is missing and was not installed.
-# Usage: bash tools/install-packages.sh [tests | tsan]   also what single tests use; also what ThreadSanitizer's build needs
+# Usage: bash tools/install-packages.sh [tests | tsan | coverage]   also what single tests use, or what that kind of test needs
 set -euo pipefail
 
 # package, how to see that it is there: "command NAME", "header FILE", or "clang OPTION": with which Clang makes a program
@@ -38,8 +38,11 @@ clang                 command clang++
 libclang-rt-dev       clang -fsanitize=thread
 libomp-dev            clang -fopenmp=libomp
 ' ;;
+coverage) needs+='
+gcovr                 command gcovr
+' ;;
 *)
-    echo "usage: install-packages.sh [tests | tsan]" >&2
+    echo "usage: install-packages.sh [tests | tsan | coverage]" >&2
     exit 2
     ;;
 esac
@@ -64,6 +67,7 @@ describe() {
     libopenmpi-dev) echo "an MPI with its compiler wrapper mpicc" ;;
     openmpi-bin) echo "the mpirun of that MPI" ;;
     clang) echo "Clang (clang, clang++)" ;;
+    gcovr) echo "gcovr 5 or newer" ;;
     libclang-rt-dev) echo "Clang's runtime libraries of the sanitizers (compiler-rt)" ;;
     libomp-dev) echo "LLVM's OpenMP runtime with Archer (libomp.so, libarcher.so)" ;;
     esac
