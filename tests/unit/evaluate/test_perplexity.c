@@ -5,6 +5,7 @@
 
 #include "core/base/arena.h"
 #include "evaluate/perplexity.h"
+#include "tests/unit/do.h"
 
 enum { POSITIONS = 96 };
 
@@ -12,14 +13,6 @@ static ht_backend *backend;
 static ht_arena arena;
 static ht_llama model;
 static ht_activations *acts;
-
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT;                                                                       \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err_.message, "");                                                               \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
 
 static int set_up(void **state) {
     ht_error err = HT_ERROR_INIT;

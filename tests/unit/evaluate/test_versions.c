@@ -12,16 +12,9 @@
 #include "core/base/files.h"
 #include "core/base/log.h"
 #include "evaluate/versions.h"
+#include "tests/unit/do.h"
 
 #define assert_near(actual, expected, tolerance) assert_true(fabs((actual) - (expected)) <= (tolerance))
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT;                                                                       \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err_.message, "");                                                               \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
-
 enum { DIALOGS = 6 }; /* the last two are safety prompts */
 
 typedef struct fixture {

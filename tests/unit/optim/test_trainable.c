@@ -9,14 +9,7 @@
 #include <cmocka.h>
 
 #include "core/optim/adamw.h"
-
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT;                                                                       \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err_.message, "");                                                               \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
+#include "tests/unit/do.h"
 
 static ht_backend *be;
 static ht_arena arena;

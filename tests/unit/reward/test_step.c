@@ -11,6 +11,7 @@
 
 #include "core/base/rng.h"
 #include "reward/step.h"
+#include "tests/unit/do.h"
 
 enum { PAIRS = 7, VOCAB = 23, EOS = 2, MAX_TOKENS = 400, MAX_SEQUENCES = 16 };
 
@@ -21,14 +22,6 @@ static ht_activations *acts;
 static ht_params grads;
 static ht_pair_set set;
 static int64_t order[PAIRS];
-
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT;                                                                       \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err_.message, "");                                                               \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
 
 /* Pairs of random ids and lengths 3 to 40 that end with EOS, most of them with a bin. */
 static void make_pairs(void) {

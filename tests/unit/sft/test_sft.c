@@ -8,14 +8,7 @@
 #include "core/generate/prompts.h"
 #include "core/tokenizer/chat.h"
 #include "sft/sft.h"
-
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT;                                                                       \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err_.message, "");                                                               \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
+#include "tests/unit/do.h"
 
 static char *kinds[] = {"helpfulness", "safety"}, *origins[] = {"human", "rejection"};
 

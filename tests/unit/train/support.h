@@ -22,18 +22,11 @@
 #include "core/base/rng.h"
 #include "core/base/signals.h"
 #include "core/train/internal.h"
+#include "tests/unit/do.h"
 
 enum { STEPS = 6, ARGUMENTS_MAX = 40 };
 
 static char root[64], out[128];
-
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT;                                                                       \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err_.message, "");                                                               \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
 
 /* --- a run ------------------------------------------------------------------------------------------------
  */
