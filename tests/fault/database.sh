@@ -2,8 +2,7 @@
 # One database and many processes: eight that import and read at once lose nothing, and none sees half of a batch; an import
 # that is killed at any moment leaves all of what it was given or nothing.
 # Usage: database.sh BUILD_FOLDER
-. tests/pipeline/lib.sh database "$1" halter-annotations
-supervise=$(cd "$1" && pwd)/tests/fault_supervise
+. tests/fault/lib.sh database "$1" halter-annotations
 annotations=$bin/halter-annotations
 rows=200
 cd "$work" || exit 1
@@ -74,8 +73,7 @@ if command -v sqlite3 > /dev/null; then
 fi
 
 # --- an import killed on the way: two files are one transaction
-"$supervise" count 0 /bin/true 2> /dev/null
-if [ $? -ne 77 ]; then
+if can_supervise; then
     import=("$annotations" import --db k.db --kind helpfulness --quiet a.csv b.csv)
     "$supervise" count 0 "${import[@]}" > output 2>&1 || fail "import: $(cat output)"
     calls=$(sed -n 's/^supervise: \(.*\) calls$/\1/p' output)

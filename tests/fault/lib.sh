@@ -12,12 +12,8 @@ can_supervise() {
 # $work/policy, helpful and safe.
 # $reward is the command that trains a reward model, but for its kind, database and output folder.
 make_models() {
-    awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six", w, " ");
-        for (d = 0; d < 36; d++) { a = w[d % 6 + 1] " " w[int(d / 6) + 1]; kind = d % 3 ? "helpfulness" : "safety";
-            printf "say %s,kindly said %s please,shouting %s,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, d % 3 ? "" : "chosen_safe", kind, d % 4 ? "train" : "test" } }' \
-        > "$work/all.csv"
-    sed '1d; s/,/ /g' "$work/all.csv" > "$work/text.txt"
-    head -n $(($1 + 1)) "$work/all.csv" > "$work/pairs.csv"
+    small_data
+    sed -i "$(($1 + 1))q" "$work/pairs.csv"
     awk -F, 'NR == 1 { print "prompt,response,split" } NR > 1 { print $1 "," $2 "," $7 }' "$work/pairs.csv" > "$work/demonstrations.csv"
     expect 0 "$1 taken" "$bin/halter-annotations" import --db "$work/fresh.db" "$work/pairs.csv"
     expect 0 "$1 taken" "$bin/halter-annotations" import --kind helpfulness --db "$work/fresh.db" "$work/demonstrations.csv"

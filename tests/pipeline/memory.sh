@@ -5,12 +5,8 @@
 . tests/pipeline/lib.sh memory "$1" halter-sft halter-reward halter-ppo halter-rejection halter-evaluate halter-chat halter-annotations
 
 # --- data, and folders of models without weights
-awk 'BEGIN { print "prompt,chosen,rejected,rating,safety,kind,split"; split("one two three four five six", w, " ");
-    for (d = 0; d < 36; d++) { a = w[d % 6 + 1] " " w[int(d / 6) + 1]; kind = d % 3 ? "helpfulness" : "safety";
-        printf "say %s,kindly said %s please,shouting %s,%d,%s,%s,%s\n", a, a, a, d % 4 + 1, d % 3 ? "" : "chosen_safe", kind, d % 4 ? "train" : "test" } }' \
-    > "$work/pairs.csv"
+small_data
 awk 'BEGIN { print "prompt,response"; for (d = 0; d < 600; d++) print "say " d ",the llama says " d }' > "$work/demonstrations.csv"
-tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
 expect 0 "36 taken" "$bin/halter-annotations" import --db "$work/p.db" "$work/pairs.csv"
 expect 0 "" "$bin/halter-annotations" import --kind helpfulness --db "$work/p.db" "$work/demonstrations.csv"
 expect 0 "model in" "$bin/halter-sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1 --out "$work/base"
