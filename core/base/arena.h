@@ -3,7 +3,8 @@
  *
  * Every large buffer of a program is taken from one arena while it is being set up; ht_arena_seal then forbids
  * further allocation, so that no step allocates. In planning mode (--dry-run) sizes are booked and no memory is
- * taken: pointers returned are NULL. "backend's own" is what a backend takes for itself (ht_backend_arena). Buffers are zeroed, 64-byte aligned, and live until the arena is cleared.
+ * taken: pointers returned are NULL. "backend's own" is what a backend takes for itself (ht_backend_arena). Buffers are
+ * zeroed, 64-byte aligned, and live until the arena is cleared.
  */
 #ifndef HT_BASE_ARENA_H
 #define HT_BASE_ARENA_H

@@ -48,8 +48,7 @@ static ht_status copy_path(char out[HT_PATH_MAX], const char *path, ht_error *er
     return HT_OK;
 }
 
-/* out = the folder that holds path: "." for a bare name, "/" for "/". Path has no trailing slash. */
-static void parent_path(char out[HT_PATH_MAX], const char *path) {
+void ht_path_parent(char out[HT_PATH_MAX], const char *path) {
     const char *slash = strrchr(path, '/');
     if (!slash) {
         memcpy(out, ".", 2);
@@ -115,7 +114,7 @@ ht_status ht_folder_check_writable(const char *path, ht_error *err) {
     ht_status status = copy_path(folder, path, err);
     if (status != HT_OK) return status;
     while (!ht_path_exists(folder) && strcmp(folder, "/") != 0 && strcmp(folder, ".") != 0)
-        parent_path(folder, folder);
+        ht_path_parent(folder, folder);
     status = ht_path_join(probe, folder, ".halter-probe-XXXXXX", err);
     if (status != HT_OK) return status;
     int fd = mkostemp(probe, O_CLOEXEC);
@@ -131,7 +130,7 @@ ht_status ht_folder_begin(char temporary[HT_PATH_MAX], const char *path, ht_erro
     ht_status status = copy_path(target, path, err);
     if (status != HT_OK) return status;
     if (ht_path_exists(target)) return ht_fail(err, HT_ERR_IO, "\"%s\" exists already", target);
-    parent_path(parent, target);
+    ht_path_parent(parent, target);
     status = ht_folder_create(parent, err);
     if (status != HT_OK) return status;
     if (snprintf(temporary, HT_PATH_MAX, "%s.tmp-%ld", target, (long)getpid()) >= HT_PATH_MAX) {
@@ -162,7 +161,7 @@ ht_status ht_folder_commit(const char *temporary, const char *path, ht_error *er
     if (rename(temporary, target) != 0)
         return ht_fail(err, HT_ERR_IO, "cannot rename \"%s\" to \"%s\": %s", temporary, target,
                        strerror(errno));
-    parent_path(parent, target);
+    ht_path_parent(parent, target);
     return sync_path(parent, err);
 }
 
@@ -287,7 +286,7 @@ ht_status ht_file_commit(ht_file_writer *writer, ht_error *err) {
         status = fail_io(err, "create", writer->path);
     if (status == HT_OK) {
         writer->temporary[0] = '\0';
-        parent_path(parent, writer->path);
+        ht_path_parent(parent, writer->path);
         status = sync_path(parent, err);
     }
     ht_file_abandon(writer);

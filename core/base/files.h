@@ -18,6 +18,9 @@
 ht_status ht_path_join(char out[HT_PATH_MAX], const char *folder, const char *name, ht_error *err);
 
 /* 1 when the path exists (file or folder), else 0. */
+/* out = the folder that holds path, which is shorter than HT_PATH_MAX and may be `out`: "." for a bare name, "/" for "/". */
+void ht_path_parent(char out[HT_PATH_MAX], const char *path);
+
 int ht_path_exists(const char *path);
 int ht_path_is_folder(const char *path);
 

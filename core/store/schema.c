@@ -348,9 +348,9 @@ void ht_store_set_patience(ht_store *store, double seconds) {
 
 /* Before any work: the folder takes the log, which readers share too, and the file rows. */
 static ht_status check_writable(const ht_store *store, ht_store_mode mode, ht_error *err) {
-    const char *slash = strrchr(store->path, '/');
-    char folder[HT_PATH_MAX] = ".";
-    if (slash) snprintf(folder, sizeof folder, "%.*s/", (int)(slash - store->path), store->path);
+    char folder[HT_PATH_MAX];
+    snprintf(folder, sizeof folder, "%s", store->path);
+    ht_path_parent(folder, folder);
     if (access(folder, W_OK) != 0)
         return ht_fail(err, HT_ERR_IO, "%s: its folder cannot be written (%s), but SQLite keeps a log there, for reading too",
                        store->path, strerror(errno));

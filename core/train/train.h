@@ -140,8 +140,8 @@ typedef enum ht_train_out {
 
 /*
  * Looks at the output folder before any work, and takes its lock, which the caller releases with
- * ht_train_release_out (also after a failure, and before ht_comm_close); a dry run takes none, nor do ranks other than 0. HT_ERR_IO when it cannot be written; HT_ERR_USAGE when another process has
- * it, naming that, or when it holds a run or a model and --resume is not given. --resume on an empty folder
+ * ht_train_release_out (also after a failure, and before ht_comm_close); a dry run takes none, nor do ranks other than 0.
+ * HT_ERR_IO when it cannot be written; HT_ERR_USAGE when another process has it, naming that, or when it holds a run or a model and --resume is not given. --resume on an empty folder
  * starts from the beginning and says so. From here on the time of max_minutes runs.
  */
 ht_status ht_train_check_out(const ht_train_config *config, ht_comm *comm, ht_train_out *state, ht_lock *lock,
