@@ -164,6 +164,7 @@ static void packed_values(block *b, const source *s, int64_t head, int64_t first
                     b->padded, depth);
 }
 
+/* Looks up where a tile of n keys from position `first` on lies, once for all heads. */
 static void find_pages(source *s, int pairs, int64_t first, int64_t n) {
     const ht_tensor *keys = s->job->keys, *values = s->job->values;
     int64_t size = s->job->block_size;

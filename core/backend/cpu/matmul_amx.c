@@ -146,15 +146,16 @@ HT_INLINE void store(const ht_tensor *y, const ht_tensor *add, int64_t row, int6
         memcpy(ht_element(y, row, col), values, (size_t)n * sizeof *values);
 }
 
-/* A block of sums to rows [row, row + rows), columns [col, col + cols) of y. */
-static void store_block(const ht_tensor *y, const ht_tensor *add, int64_t row, int64_t rows, int64_t col, int64_t cols,
-                        const float *sums) {
+/* Sums to rows [row, row + rows), columns [col, col + cols) of y, a row at a time; blocks of columns one behind the other. */
+static void store_blocks(const ht_tensor *y, const ht_tensor *add, int64_t row, int64_t rows, int64_t col, int64_t cols,
+                         const float *sums) {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j += TILE)
-            store(y, add, row + i, col + j, smaller(TILE, cols - j), *(const ht_lanes *)(sums + i * BLOCK + j));
+            store(y, add, row + i, col + j, smaller(TILE, cols - j),
+                  *(const ht_lanes *)(sums + j / BLOCK * BLOCK_FLOATS + i * BLOCK + j % BLOCK));
 }
 
-/* The same of sums whose rows are columns of y. */
+/* The same of one block, whose rows are columns of y. */
 static void store_turned(const ht_tensor *y, const ht_tensor *add, int64_t row, int64_t rows, int64_t col, int64_t cols,
                          const float *sums) {
     for (int64_t j = 0; j < cols; j += TILE)
@@ -244,14 +245,6 @@ typedef struct part {
     int64_t row, end, col, cols;
 } part;
 
-/* Rows [row, row + rows) of a part from its sums, blocks of columns one behind the other. */
-static void store_rows(const product *p, const part *at, int64_t row, int64_t rows, const float *sums) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < at->cols; j += TILE)
-            store(p->y, p->add, row + i, at->col + j, smaller(TILE, at->cols - j),
-                  *(const ht_lanes *)(sums + j / BLOCK * BLOCK_FLOATS + i * BLOCK + j % BLOCK));
-}
-
 /* What a part's products with x's columns from `first` on come to; stored when they are the last. */
 static void product_depth(const product *p, const memory *m, const part *at, int64_t first) {
     int64_t K = p->x->cols, units = round_up(smaller(DEPTH, K - first), STEP) / 2, panel = panel_of(units);
@@ -270,7 +263,7 @@ static void product_depth(const product *p, const memory *m, const part *at, int
                          (right){m->tiles + j * units + u * TILE, units * TILE}, smaller(BLOCK, at->cols - j),
                          smaller(panel, units - u));
             }
-        if (last && !direct) store_rows(p, at, row, rows, sums);
+        if (last && !direct) store_blocks(p->y, p->add, row, rows, at->col, at->cols, sums);
         if (K > DEPTH) sums += round_up(at->cols, BLOCK) * BLOCK;
     }
 }
@@ -396,7 +389,7 @@ static void weight_rows(const ht_tensor *dw, int64_t row, int64_t rows, int64_t 
                 continue;
             }
             multiply(sums, BLOCK, 1, from, rows, b, now, depth);
-            store_block(dw, dw, row, rows, j, now, sums);
+            store_blocks(dw, dw, row, rows, j, now, sums);
         }
 }
 

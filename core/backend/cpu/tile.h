@@ -15,7 +15,7 @@ enum { HT_KERNEL_ROWS = 4, HT_KERNEL_VECTORS = 1 };
 #endif
 
 enum { HT_TILE_GROUPS = 8 }; /* of a product over rows that lie apart */
-enum { HT_TILE_FEW_ROWS = 2 };
+enum { HT_TILE_FEW_ROWS = 2 }; /* vectors are faster than AMX */
 
 /* How products run. step 0: by vectors; rows 0: by vectors that give the bits of AMX with this step. */
 typedef struct ht_tile_mode {
@@ -180,6 +180,20 @@ HT_INLINE void ht_tile_amx(const int grouped, ht_tile_mode mode, int64_t vectors
 }
 #endif
 
+HT_INLINE void ht_tile_vectors(const int vectors, ht_tile_mode mode, const ht_tile_out *c, ht_tile_left a,
+                               const ht_tile_right *b, int64_t m, int64_t depth) {
+#ifdef __AMX_BF16__
+    if (mode.step) {
+        ht_tile_stepped(vectors, c, a, b, m, depth, mode.step);
+        return;
+    }
+#endif
+    if (mode.pairs)
+        ht_tile_strip(1, vectors, c, a, b, m, depth);
+    else
+        ht_tile_strip(0, vectors, c, a, b, m, depth);
+}
+
 /* C[m, 16 vectors] (+)= A[m, depth] B, `vectors` at most HT_KERNEL_VECTORS, depth in units. */
 static inline void ht_tile_columns(ht_tile_mode mode, int vectors, const ht_tile_out *c, ht_tile_left a,
                                    const ht_tile_right *b, int64_t m, int64_t depth) {
@@ -189,19 +203,8 @@ static inline void ht_tile_columns(ht_tile_mode mode, int vectors, const ht_tile
         return;
     }
 #endif
-#ifdef __AMX_BF16__
-#define STEPPED(n) else if (mode.step) ht_tile_stepped(n, c, a, b, m, depth, mode.step);
-#else
-#define STEPPED(n)
-#endif
 #define STRIP(n)                                                                                              \
-    case n:                                                                                                   \
-        if (!mode.pairs)                                                                                      \
-            ht_tile_strip(0, n, c, a, b, m, depth);                                                           \
-        STEPPED(n)                                                                                            \
-        else                                                                                                  \
-            ht_tile_strip(1, n, c, a, b, m, depth);                                                           \
-        break;
+    case n: ht_tile_vectors(n, mode, c, a, b, m, depth); break;
     switch (vectors) {
         STRIP(1)
 #if defined(__AVX512F__)
@@ -212,7 +215,6 @@ static inline void ht_tile_columns(ht_tile_mode mode, int vectors, const ht_tile
     default: break;
     }
 #undef STRIP
-#undef STEPPED
 }
 
 /* C[m, n] (+)= A[m, depth] B[depth, n]; B in rows of `ldb` units; n a multiple of 16 (C and B are padded that far). */
