@@ -54,10 +54,15 @@ static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &training, &w->arena, err));
     training.lends = &m->policy_training;
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &w->arena, err));
+    ht_arena_turn(&w->arena);
     HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, keep, tokens, tokens, err));
+    ht_arena_turn(&w->arena);
     HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, keep, tokens, tokens, err));
-    m->safe_acts = m->value_acts; /* one shape */
+    ht_arena_turn(&w->arena);
+    HT_TRY(ht_activations_init(&m->safe_acts, &m->safe, &w->arena, HT_KEEP_NOTHING, tokens, tokens, err));
+    ht_arena_turn(&w->arena);
     HT_TRY(ht_engine_init(&m->engine, &m->policy, &w->arena, &limits, err));
+    ht_arena_turns_end(&w->arena);
 done:
     return status;
 }

@@ -48,14 +48,6 @@ static const ht_option ppo_options[] = {
 
 /* --- models ----------------------------------------------------------------------------------------------- */
 
-/* Activations of one serve the other. */
-static int same_shape(const ht_llama *a, const ht_llama *b) {
-    ht_llama_config x = a->config, y = b->config;
-    x.tied = y.tied; /* scalar heads are never tied */
-    return x.vocab_size == y.vocab_size && x.dim == y.dim && x.n_layers == y.n_layers && x.n_heads == y.n_heads &&
-           x.n_kv_heads == y.n_kv_heads && x.head_dim == y.head_dim && x.ffn_dim == y.ffn_dim;
-}
-
 static ht_status open_models(ht_ppo_models *m, ht_train_setup *setup, const ht_ppo_config *config, ht_error *err) {
     ht_status status = HT_OK;
     const ht_train_config *train = &config->train;
@@ -76,18 +68,19 @@ static ht_status open_models(ht_ppo_models *m, ht_train_setup *setup, const ht_p
     training.lends = &m->policy_training;
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &setup->arena, err));
     int64_t tokens = train->micro_tokens;
+    ht_arena_turn(&setup->arena);
     HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &setup->arena, keep, tokens, tokens, err));
+    ht_arena_turn(&setup->arena);
     HT_TRY(ht_activations_init(&m->value_acts, &m->value, &setup->arena, keep, tokens, tokens, err));
-    m->safe_acts = m->value_acts;
-    if (!same_shape(&m->safe, &m->value)) {
-        HT_TRY(ht_activations_init(&m->own_safe_acts, &m->safe, &setup->arena, HT_KEEP_NOTHING, tokens, tokens, err));
-        m->safe_acts = m->own_safe_acts;
-    }
+    ht_arena_turn(&setup->arena);
+    HT_TRY(ht_activations_init(&m->safe_acts, &m->safe, &setup->arena, HT_KEEP_NOTHING, tokens, tokens, err));
     int64_t longest = config->max_prompt_tokens + config->max_new_tokens;
     ht_engine_limits limits = {.max_sequences = config->sequences,
                                .cache_tokens = config->cache_tokens ? config->cache_tokens : config->sequences * longest,
                                .prefill_tokens = train->micro_tokens};
+    ht_arena_turn(&setup->arena);
     HT_TRY(ht_engine_init(&m->engine, &m->policy, &setup->arena, &limits, err));
+    ht_arena_turns_end(&setup->arena);
 done:
     return status;
 }

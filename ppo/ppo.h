@@ -24,12 +24,11 @@ typedef struct ht_ppo_config {
     double max_kl;
 } ht_ppo_config;
 
-/* The four models, and what runs them. Models of one shape share activations. */
+/* The models, and what runs them: one at a time, so that activations lie in the same memory (ht_arena_turn). */
 typedef struct ht_ppo_models {
     ht_llama policy, reference, helpful, safe, value;
     ht_trainable policy_training, value_training;
     ht_activations *policy_acts, *value_acts, *safe_acts; /* reference: the policy's; helpful: the value model's */
-    ht_activations *own_safe_acts;                        /* NULL when the safety model has the value model's shape */
     ht_engine *engine;
 } ht_ppo_models;
 

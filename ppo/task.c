@@ -346,7 +346,7 @@ ht_train_task ht_ppo_train_task(ht_ppo_task *task) {
 
 void ht_ppo_models_free(ht_ppo_models *m) {
     ht_engine_free(m->engine);
-    ht_activations_free(m->own_safe_acts);
+    ht_activations_free(m->safe_acts);
     ht_activations_free(m->value_acts);
     ht_activations_free(m->policy_acts);
     ht_trainable_free(&m->value_training);

@@ -64,18 +64,18 @@ void ht_arena_seal(ht_arena *arena) {
 
 void ht_arena_clear(ht_arena *arena) {
     for (size_t i = arena->count; i-- > 0;) {
+        const ht_arena_block *block = &arena->blocks[i];
+        if (!block->memory) continue;
         if (arena->allocate)
-            arena->release(arena->owner, arena->blocks[i], arena->block_sizes[i]);
+            arena->release(arena->owner, block->memory, block->bytes);
         else
-            host_release(NULL, arena->blocks[i], arena->block_sizes[i]);
+            host_release(NULL, block->memory, block->bytes);
     }
     free(arena->blocks);
-    free(arena->block_sizes);
     arena->blocks = NULL;
-    arena->block_sizes = NULL;
-    arena->count = arena->capacity = arena->size_capacity = 0;
+    arena->count = arena->capacity = arena->turns = 0;
     memset(arena->booked, 0, sizeof arena->booked);
-    arena->sealed = 0;
+    arena->sealed = arena->in_turn = 0;
 }
 
 static ht_status no_memory(const ht_arena *arena, ht_memory_category category, size_t bytes, ht_error *err) {
@@ -86,29 +86,57 @@ static ht_status no_memory(const ht_arena *arena, ht_memory_category category, s
                    arena->allocate ? "and the device has no more" : "and this machine has no more");
 }
 
+/* The smallest block that waits for this turn and is large enough, or NULL. */
+static ht_arena_block *waiting_block(const ht_arena *arena, ht_memory_category category, size_t bytes) {
+    ht_arena_block *best = NULL;
+    for (size_t i = arena->count - arena->turns; i < arena->count; i++) {
+        ht_arena_block *block = &arena->blocks[i];
+        if (block->waits && block->category == category && block->bytes >= bytes && (!best || block->bytes < best->bytes))
+            best = block;
+    }
+    return best;
+}
+
+static ht_status take_block(ht_arena *arena, ht_memory_category category, size_t bytes, void **out, ht_error *err) {
+    size_t total = ht_arena_total(arena);
+    void *memory = NULL;
+    if (bytes > SIZE_MAX - total) return no_memory(arena, category, bytes, err);
+    ht_status status = ht_grow(&arena->blocks, &arena->capacity, arena->count + 1, sizeof *arena->blocks, err);
+    if (status) return status;
+    if (!arena->planning) {
+        if (!arena->allocate && total + bytes > ht_memory_limit()) return no_memory(arena, category, bytes, err);
+        memory = arena->allocate ? arena->allocate(arena->owner, bytes) : host_allocate(NULL, bytes);
+        if (!memory) return no_memory(arena, category, bytes, err);
+    }
+    arena->blocks[arena->count++] = (ht_arena_block){.memory = memory, .bytes = bytes, .category = category};
+    if (arena->in_turn) arena->turns++;
+    arena->booked[category] += bytes;
+    *out = memory;
+    return HT_OK;
+}
+
 ht_status ht_arena_take(ht_arena *arena, ht_memory_category category, size_t bytes, void *out,
                         ht_error *err) {
     *(void **)out = NULL;
     if (arena->sealed)
         return ht_fail(err, HT_ERR_RUN, "cannot take %zu bytes for %s: the arena is sealed", bytes,
                        ht_memory_category_text(category));
-    size_t total = ht_arena_total(arena);
-    if (bytes > SIZE_MAX - total) return no_memory(arena, category, bytes, err);
-    if (!arena->planning) {
-        if (!arena->allocate && total + bytes > ht_memory_limit()) return no_memory(arena, category, bytes, err);
-        ht_status status = ht_grow(&arena->blocks, &arena->capacity, arena->count + 1, sizeof(void *), err);
-        if (status == HT_OK)
-            status =
-                ht_grow(&arena->block_sizes, &arena->size_capacity, arena->count + 1, sizeof(size_t), err);
-        if (status != HT_OK) return status;
-        void *block = arena->allocate ? arena->allocate(arena->owner, bytes) : host_allocate(NULL, bytes);
-        if (!block) return no_memory(arena, category, bytes, err);
-        arena->blocks[arena->count] = block;
-        arena->block_sizes[arena->count++] = bytes;
-        *(void **)out = block;
-    }
-    arena->booked[category] += bytes;
+    ht_arena_block *waiting = arena->in_turn ? waiting_block(arena, category, bytes) : NULL;
+    if (!waiting) return take_block(arena, category, bytes, out, err);
+    waiting->waits = 0;
+    *(void **)out = waiting->memory;
     return HT_OK;
+}
+
+void ht_arena_turn(ht_arena *arena) {
+    if (!arena->in_turn) arena->turns = 0;
+    arena->in_turn = 1;
+    for (size_t i = arena->count - arena->turns; i < arena->count; i++)
+        arena->blocks[i].waits = 1;
+}
+
+void ht_arena_turns_end(ht_arena *arena) {
+    arena->in_turn = 0;
 }
 
 const char *ht_memory_category_text(ht_memory_category category) {

@@ -4,7 +4,7 @@
  * Every large buffer of a program is taken from one arena while it is being set up; ht_arena_seal then forbids
  * further allocation, so that no step allocates. In planning mode (--dry-run) sizes are booked and no memory is
  * taken: pointers returned are NULL. "backend's own" is what a backend takes for itself (ht_backend_arena). Buffers are
- * zeroed, 64-byte aligned, and live until the arena is cleared.
+ * 64-byte aligned, zeroed when their memory is taken, and live until the arena is cleared.
  */
 #ifndef HT_BASE_ARENA_H
 #define HT_BASE_ARENA_H
@@ -30,13 +30,21 @@ typedef enum ht_memory_category {
         HT_MEMORY_COUNT
 } ht_memory_category;
 
+typedef struct ht_arena_block {
+    void *memory; /* NULL: booked only */
+    size_t bytes;
+    ht_memory_category category;
+    int waits; /* serves the turn at hand, which has not asked for it yet */
+} ht_arena_block;
+
 typedef struct ht_arena {
     int planning; /* 1: book only */
     int sealed;
     size_t booked[HT_MEMORY_COUNT];
-    void **blocks;
-    size_t *block_sizes;
-    size_t count, capacity, size_capacity;
+    ht_arena_block *blocks;
+    size_t count, capacity;
+    size_t turns; /* how many of the last blocks are used by turns */
+    int in_turn;
     void *(*allocate)(void *owner, size_t bytes);          /* NULL: host memory */
     void (*release)(void *owner, void *block, size_t bytes);
     void *owner;
@@ -50,6 +58,14 @@ void ht_arena_clear(ht_arena *arena);
 /* *out = `bytes` zeroed bytes, or NULL in planning mode. HT_ERR_NOMEM names category and size; HT_ERR_RUN when the
  * arena is sealed. */
 ht_status ht_arena_take(ht_arena *arena, ht_memory_category category, size_t bytes, void *out, ht_error *err);
+
+/*
+ * Buffers that are never in use at the same time, such as those of passes that follow each other, share memory: what is taken
+ * after ht_arena_turn lies where earlier turns lay, as far as there is a large enough block of its category, until the next
+ * ht_arena_turn or ht_arena_turns_end.
+ */
+void ht_arena_turn(ht_arena *arena);
+void ht_arena_turns_end(ht_arena *arena);
 
 const char *ht_memory_category_text(ht_memory_category category);
 size_t ht_arena_total(const ht_arena *arena);

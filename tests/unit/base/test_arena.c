@@ -92,6 +92,45 @@ static void test_arena__more_than_the_machine_has(void **state) {
     ht_arena_clear(&arena);
 }
 
+/* Takes `count` blocks of activations, by sizes; in planning mode the same is booked. */
+static void take_turn(ht_arena *arena, const size_t *sizes, size_t count, void **blocks) {
+    ht_error err = HT_ERROR_INIT;
+    ht_arena_turn(arena);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(ht_arena_take(arena, HT_MEMORY_ACTIVATIONS, sizes[i], &blocks[i], &err), HT_OK);
+}
+
+static void test_arena__turns_share_memory(void **state) {
+    (void)state;
+    for (int planning = 0; planning < 2; planning++) {
+        ht_error err = HT_ERROR_INIT;
+        ht_arena arena;
+        void *before, *first[3], *second[3], *third[2], *cache, *after;
+        ht_arena_init(&arena, planning);
+        assert_int_equal(ht_arena_take(&arena, HT_MEMORY_ACTIVATIONS, 4096, &before, &err), HT_OK);
+        take_turn(&arena, (size_t[]){1000, 500, 500}, 3, first);
+        assert_int_equal(ht_arena_total(&arena), 4096 + 2000);
+        take_turn(&arena, (size_t[]){500, 400, 2000}, 3, second); /* one is too large for what is there */
+        assert_int_equal(ht_arena_take(&arena, HT_MEMORY_KV_CACHE, 10, &cache, &err), HT_OK);
+        assert_int_equal(ht_arena_total(&arena), 4096 + 2000 + 2000 + 10);
+        take_turn(&arena, (size_t[]){2000, 1000}, 2, third);
+        ht_arena_turns_end(&arena);
+        assert_int_equal(ht_arena_total(&arena), 4096 + 2000 + 2000 + 10);
+        assert_int_equal(ht_arena_take(&arena, HT_MEMORY_ACTIVATIONS, 500, &after, &err), HT_OK);
+        assert_int_equal(ht_arena_total(&arena), 4096 + 2000 + 2000 + 10 + 500);
+        if (!planning) {
+            void *all[] = {before, first[0], first[1], first[2], second[2], cache, after};
+            for (size_t i = 0; i < 7; i++)
+                for (size_t j = 0; j < i; j++)
+                    assert_ptr_not_equal(all[i], all[j]);
+            assert_true(second[0] == first[1] && second[1] == first[2]);
+            assert_true(third[0] == second[2] && third[1] == first[0]);
+        }
+        ht_arena_clear(&arena);
+        assert_int_equal(ht_arena_total(&arena), 0);
+    }
+}
+
 typedef struct device {
     int live, allowed;
 } device;
@@ -138,6 +177,7 @@ int main(void) {
         cmocka_unit_test(test_arena__planning_takes_no_memory),
         cmocka_unit_test(test_arena__sealed_refuses),
         cmocka_unit_test(test_arena__more_than_the_machine_has),
+        cmocka_unit_test(test_arena__turns_share_memory),
         cmocka_unit_test(test_arena__device_memory_and_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
