@@ -62,6 +62,23 @@ typedef union ht_float_bits {
     uint32_t u;
 } ht_float_bits;
 
+/* An f32 number of bf16 and what it has beyond that: every one has exactly one such pair. */
+HT_INLINE float ht_f32_join(uint16_t high, uint16_t low) {
+    ht_float_bits x;
+    x.u = ((uint32_t)high << 16) + (low ^ 0x8000u) - 0x8000u;
+    return x.f;
+}
+HT_INLINE uint16_t ht_f32_low(float value) {
+    ht_float_bits x;
+    x.f = value;
+    return (uint16_t)x.u;
+}
+HT_INLINE uint16_t ht_f32_high(float value) {
+    ht_float_bits x;
+    x.f = value;
+    return (uint16_t)((x.u + 0x8000u) >> 16);
+}
+
 /* The neighbour below or above in magnitude; above with the probability that makes the mean exact. NaN stays NaN. */
 HT_INLINE uint16_t ht_bf16_stochastic(float value, uint32_t random) {
     ht_float_bits x;

@@ -475,19 +475,20 @@ done:
 /* Bytes that an update reads and writes. */
 static double update_bytes(const ht_adamw_run *run) {
     static const double moment[] = {4, 2, 1};
-    double once = (double)ht_dtype_size(run->dtype) + 4 + 2 * moment[run->state];
-    return (double)run->n * (2 * once + (run->bf16 ? 2 : 0));
+    double weight = (double)ht_dtype_size(run->dtype) + (run->low ? 2 : 0);
+    return (double)run->n * 2 * (weight + 4 + 2 * moment[run->state]);
 }
 
 ht_status ht_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_args *args, ht_error *err) {
     int scaled = run->m_scale && run->v_scale;
     if (args->step < 1) return ht_fail(err, HT_ERR_USAGE, "adamw: step %" PRId64 " is below 1", args->step);
-    if (run->dtype != HT_F32 && (run->dtype != HT_BF16 || run->state == HT_ADAMW_F32))
-        return ht_fail(err, HT_ERR_USAGE, "adamw: %s weights with %s state", ht_dtype_torch_name(run->dtype),
-                       ht_adamw_state_names[run->state]);
-    if (scaled != (run->state == HT_ADAMW_8BIT) || (run->bf16 && run->state != HT_ADAMW_F32))
-        return ht_fail(err, HT_ERR_USAGE, "adamw: scales belong to 8bit state, a bf16 copy to f32 state; this is %s",
-                       ht_adamw_state_names[run->state]);
+    if (run->dtype != HT_F32 && run->dtype != HT_BF16)
+        return ht_fail(err, HT_ERR_USAGE, "adamw: weights are %s, allowed are f32 and bf16", ht_dtype_torch_name(run->dtype));
+    if (scaled != (run->state == HT_ADAMW_8BIT) ||
+        (run->low != NULL) != (run->state == HT_ADAMW_F32 && run->dtype == HT_BF16))
+        return ht_fail(err, HT_ERR_USAGE,
+                       "adamw: scales belong to 8bit state, low bits to f32 state of bf16 weights; this is %s of %s",
+                       ht_adamw_state_names[run->state], ht_dtype_torch_name(run->dtype));
     ht_status status;
     CALL(ADAMW, moves(update_bytes(run)), adamw(be, run, args, err));
     return status;

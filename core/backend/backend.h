@@ -250,9 +250,9 @@ enum { HT_ADAMW_BLOCK = 256 }; /* elements that share a scale */
 /* The n elements of one parameter. */
 typedef struct ht_adamw_run {
     ht_adamw_state state;
-    ht_dtype dtype; /* of w: f32, or bf16 where the state is not f32 */
-    void *w;        /* in/out: the weights, or their f32 master copy */
-    void *bf16;     /* out: w rounded to bf16; NULL: not wanted; only with f32 state */
+    ht_dtype dtype; /* of w: f32 or bf16 */
+    void *w;        /* in/out */
+    uint16_t *low;  /* in/out: what f32 weights have beyond w; with f32 state and bf16 w; else NULL */
     void *m, *v;    /* in/out: f32, bf16, or a byte each */
     float *m_scale, *v_scale; /* [ceil(n / HT_ADAMW_BLOCK)] in/out, only with 8-bit state */
     float *grad;    /* in/out: zero on return */
@@ -264,6 +264,9 @@ typedef struct ht_adamw_run {
  * AdamW with decoupled decay: g = grad * grad_scale; m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
  * w = w (1 - lr decay) - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps).  All f32.
  * Source: Loshchilov and Hutter 2019, in PyTorch's form.
+ *
+ * With f32 state and bf16 w the weights are f32 all the same, their bits (w << 16) + (low as a signed number): w is the
+ * bf16 number nearest to the weight, of two the larger in magnitude, and with low = 0 the weight itself.
  *
  * What is kept in fewer bits is read to f32, updated in f32, used by this update as it is, and only then rounded, to one
  * of its two neighbours with the probabilities that make the mean exact (stochastic rounding; Gupta et al. 2015), since

@@ -96,7 +96,7 @@ static ht_status check_entry(const ht_param *param, const ht_safetensors_entry *
         return ht_fail(err, HT_ERR_DATA, "%s: tensor \"%s\" has shape [%s], config.json says [%s]",
                        entry->file, param->name, found, wanted);
     }
-    if (!entry->supported || entry->dtype == HT_U8)
+    if (!entry->supported || entry->dtype == HT_U8 || entry->dtype == HT_U16)
         return ht_fail(err, HT_ERR_DATA, "%s: tensor \"%s\" has dtype %s, allowed are F32, BF16 and F16",
                        entry->file, param->name, entry->dtype_name);
     return HT_OK;

@@ -8,37 +8,6 @@
 const ht_optimizer_config ht_optimizer_defaults = {
     .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .decay = 0.1, .clip = 1.0};
 
-/* One unit as a row. */
-static ht_tensor unit_row(const ht_params *params, int64_t unit) {
-    return ht_tensor_of(params->units[unit], params->dtype, 1, params->layout->unit_size[unit]);
-}
-
-static ht_status copy_units(ht_backend *be, ht_params *to, const ht_params *from, ht_error *err) {
-    ht_status status = HT_OK;
-    for (int64_t unit = 0; unit < to->layout->units; unit++) {
-        ht_tensor y = unit_row(to, unit), x = unit_row(from, unit);
-        HT_TRY(ht_copy(be, &y, &x, err));
-    }
-done:
-    return status;
-}
-
-/* 1: updates accumulate in an f32 copy of the weights. */
-static int has_copy(const ht_trainable *trainable) {
-    return trainable->master.dtype != trainable->model->weights.dtype;
-}
-
-static ht_status init_master(ht_trainable *trainable, ht_arena *arena, ht_error *err) {
-    ht_llama *model = trainable->model;
-    ht_status status = HT_OK;
-    if (model->weights.dtype == HT_F32 || trainable->options.state != HT_ADAMW_F32)
-        return ht_params_share(&trainable->master, &model->weights, err);
-    HT_TRY(ht_params_init(&trainable->master, &model->layout, HT_F32, HT_MEMORY_OPTIMIZER, arena, err));
-    if (!arena->planning) HT_TRY(copy_units(model->be, &trainable->master, &model->weights, err));
-done:
-    return status;
-}
-
 static ht_status init_moments(ht_trainable *t, ht_arena *arena, ht_error *err) {
     static const ht_dtype dtypes[] = {HT_F32, HT_BF16, HT_U8};
     const ht_layout *layout = &t->model->layout;
@@ -59,7 +28,8 @@ ht_status ht_trainable_init(ht_trainable *trainable, ht_llama *model, const ht_t
     *trainable = (ht_trainable){.model = model, .options = *options};
     const ht_layout *layout = &model->layout;
     ht_status status = HT_OK;
-    HT_TRY(init_master(trainable, arena, err));
+    if (model->weights.dtype == HT_BF16 && options->state == HT_ADAMW_F32)
+        HT_TRY(ht_params_init(&trainable->low, layout, HT_U16, HT_MEMORY_OPTIMIZER, arena, err));
     if (options->lends)
         HT_TRY(ht_params_init_over(&trainable->grads, layout, &options->lends->grads, HT_MEMORY_GRADIENTS, arena, err));
     else
@@ -71,8 +41,8 @@ done:
 }
 
 void ht_trainable_free(ht_trainable *trainable) {
-    ht_params *all[] = {&trainable->master, &trainable->grads,   &trainable->m,
-                        &trainable->v,      &trainable->m_scale, &trainable->v_scale};
+    ht_params *all[] = {&trainable->low, &trainable->grads,   &trainable->m,
+                        &trainable->v,   &trainable->m_scale, &trainable->v_scale};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         ht_params_free(all[i]);
     ht_layout_free(&trainable->scale_layout);
@@ -80,15 +50,12 @@ void ht_trainable_free(ht_trainable *trainable) {
 }
 
 int ht_trainable_parts(ht_trainable *t, ht_trainable_part parts[HT_TRAINABLE_PARTS]) {
-    const ht_trainable_part all[HT_TRAINABLE_PARTS] = {
-        {"weights", &t->master}, {"m", &t->m}, {"v", &t->v}, {"m_scale", &t->m_scale}, {"v_scale", &t->v_scale}};
-    memcpy(parts, all, sizeof all);
-    return t->options.state == HT_ADAMW_8BIT ? HT_TRAINABLE_PARTS : HT_TRAINABLE_PARTS - 2;
-}
-
-ht_status ht_trainable_refresh(ht_trainable *trainable, ht_error *err) {
-    ht_llama *model = trainable->model;
-    return has_copy(trainable) ? copy_units(model->be, &model->weights, &trainable->master, err) : HT_OK;
+    const ht_trainable_part all[] = {{"weights", &t->model->weights}, {"low", &t->low},         {"m", &t->m}, {"v", &t->v},
+                                     {"m_scale", &t->m_scale},        {"v_scale", &t->v_scale}};
+    int count = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].params->units) parts[count++] = all[i];
+    return count;
 }
 
 /* Says which gradient went bad. */
@@ -132,9 +99,9 @@ static ht_status update_parameter(ht_trainable *t, int64_t index, const ht_adamw
     uint64_t place = (uint64_t)t->options.number << 32 | (uint64_t)index;
     return ht_adamw(model->be,
                     &(ht_adamw_run){.state = t->options.state,
-                                    .dtype = t->master.dtype,
-                                    .w = data_of(&t->master, index),
-                                    .bf16 = has_copy(t) ? data_of(&model->weights, index) : NULL,
+                                    .dtype = model->weights.dtype,
+                                    .w = data_of(&model->weights, index),
+                                    .low = data_of(&t->low, index),
                                     .m = data_of(&t->m, index),
                                     .v = data_of(&t->v, index),
                                     .m_scale = data_of(&t->m_scale, index),

@@ -27,9 +27,7 @@ typedef struct ht_trainable_options {
 struct ht_trainable {
     ht_llama *model; /* borrowed */
     ht_trainable_options options;
-    /* Where updates accumulate: the model's weights themselves; but of a bf16 model with f32 state an f32 copy of them, which
-     * they are rounded from. */
-    ht_params master;
+    ht_params low;   /* of a bf16 model with f32 state: what its f32 weights have beyond the model's (ht_adamw); else empty */
     ht_params grads; /* f32 */
     ht_params m, v;  /* f32, bf16, or codes of 8 bits with their scales */
     ht_layout scale_layout;
@@ -50,9 +48,6 @@ typedef struct ht_trainable_part {
 } ht_trainable_part;
 /* Returns their number. */
 int ht_trainable_parts(ht_trainable *trainable, ht_trainable_part parts[HT_TRAINABLE_PARTS]);
-
-/* The model's weights from the master copy, after that was loaded. */
-ht_status ht_trainable_refresh(ht_trainable *trainable, ht_error *err);
 
 /*
  * One update from the accumulated gradients: *norm = their global 2-norm (before clipping), scaled to at most

@@ -12,7 +12,8 @@
     X(F32, 4, "F32", "float32")                                                                               \
     X(BF16, 2, "BF16", "bfloat16")                                                                            \
     X(F16, 2, "F16", "float16")                                                                               \
-    X(U8, 1, "U8", "uint8") /* codes: not converted */
+    X(U16, 2, "U16", "uint16") /* bits: not converted */                                                      \
+    X(U8, 1, "U8", "uint8")    /* codes: not converted */
 
 typedef enum ht_dtype {
 #define HT_DTYPE_ENUM(name, bytes, safetensors, torch) HT_##name,

@@ -218,7 +218,6 @@ static ht_status restore(loop *l, int64_t step, const json_t *values, int64_t *m
     HT_TRY(ht_json_get_int(values, (ht_json_field){l->paths.state, "skipped", 1}, 0, step, &l->skipped, err));
     for (int i = 0; i < l->run->model_count; i++) {
         ht_train_model *m = &l->run->models[i];
-        HT_TRY(ht_trainable_refresh(m->trainable, err));
         HT_TRY(ht_json_get_int(json_object_get(values, "updates"),
                                (ht_json_field){l->paths.state, m->name, 1}, 0, step, &m->trainable->updates,
                                err));

@@ -107,9 +107,9 @@ extern const char *const ht_on_nonfinite_names[]; /* "stop", "skip" */
         HT_OPT_FLOAT(ht_train_config, optimizer.clip, "optim.clip", "1.0", 0, 1e9, 0,                        \
                      "largest 2-norm of the gradient; 0: no clipping"),                                      \
         HT_OPT_CHOICE(ht_train_config, state, "optim.state", "f32", ht_adamw_state_names, 0,                 \
-                      "what AdamW keeps: f32 moments and master weights; or bf16 or 8-bit moments alone"),   \
+                      "what AdamW keeps: f32 moments, and all 32 bits of the weights; or bf16 or 8-bit moments alone"),   \
         HT_OPT_CHOICE(ht_train_config, dtype, "train.dtype", "f32", ht_dtype_choice_names, 0,                \
-                      "type of weights and activations; with optim.state f32 bf16 has f32 master weights"),  \
+                      "type of weights and activations; with optim.state f32 bf16 weights are updated in f32"),  \
         HT_OPT_INT(ht_train_config, micro_tokens, "train.micro_tokens", "4096", 8, 1 << 24, 0,               \
                    "tokens a forward and backward pass; bounds memory"),                                     \
         HT_OPT_FLAG(ht_train_config, recompute, "train.recompute", 0,                                        \

@@ -199,7 +199,56 @@ static void check_bits(ht_adamw_state state, ht_dtype dtype, int64_t n) {
     free(bf16);
 }
 
+/* The bits of w after three updates by `grad`: of f32 weights, or of their halves. */
+static uint32_t *updated(ht_dtype dtype, int64_t n, const double *w, const double *grad) {
+    op_result result;
+    op_run run = {.dtype = dtype, .seed = 1};
+    op_run_begin(&run, backend, &result);
+    double *none = op_zeros(n);
+    ht_adamw_run r = {.dtype = dtype, .w = op_vector(&run, dtype, n, w), .grad = op_floats(&run, n, grad),
+                      .low = dtype == HT_BF16 ? op_vector(&run, HT_BF16, n, none) : NULL,
+                      .m = op_floats(&run, n, none), .v = op_floats(&run, n, none), .n = n};
+    for (int64_t step = 1; step <= 3; step++) {
+        const ht_adamw_args args = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .decay = 0.1, .grad_scale = 1, .step = step};
+        op_check(&run, ht_adamw(backend, &r, &args, &run.err));
+    }
+    uint32_t *bits = calloc((size_t)n, sizeof *bits);
+    uint16_t *high = calloc((size_t)n, sizeof *high), *low = calloc((size_t)n, sizeof *low);
+    if (dtype == HT_F32) {
+        op_check(&run, ht_download(backend, bits, r.w, (size_t)n * sizeof *bits, &run.err));
+    } else {
+        op_check(&run, ht_download(backend, high, r.w, (size_t)n * sizeof *high, &run.err));
+        op_check(&run, ht_download(backend, low, r.low, (size_t)n * sizeof *low, &run.err));
+        for (int64_t i = 0; i < n; i++) {
+            bits[i] = ((uint32_t)high[i] << 16) + (uint32_t)(int16_t)low[i];
+            assert_int_equal(high[i], (bits[i] + 0x8000) >> 16); /* the nearest */
+        }
+    }
+    free(low);
+    free(high);
+    free(none);
+    op_run_end(&run);
+    return bits;
+}
+
 static const int64_t sizes[] = {1, 2, 255, 256, 1000, 4096, 4099};
+
+/* bf16 weights with their low bits are f32 weights. */
+static void test_adamw__halves_are_f32_bit_for_bit(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int64_t n = sizes[i];
+        double *w = op_zeros(n), *grad = gradients(n);
+        for (int64_t k = 0; k < n; k++)
+            w[k] = ldexp((double)ht_rng_below(2, 0, (uint64_t)k, 255) - 127, -7 - (int)(k % 25)); /* a bf16 number */
+        uint32_t *whole = updated(HT_F32, n, w, grad), *halves = updated(HT_BF16, n, w, grad);
+        assert_memory_equal(whole, halves, (size_t)n * sizeof *whole);
+        free(halves);
+        free(whole);
+        free(grad);
+        free(w);
+    }
+}
 
 static void test_adamw__bf16_state_bit_for_bit(void **state) {
     (void)state;
@@ -295,6 +344,7 @@ static void test_adamw__bits_depend_on_the_update_alone(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_adamw__halves_are_f32_bit_for_bit),
         cmocka_unit_test(test_adamw__bf16_state_bit_for_bit),
         cmocka_unit_test(test_adamw__8bit_state_bit_for_bit),
         cmocka_unit_test(test_adamw__bf16_state_has_no_bias),

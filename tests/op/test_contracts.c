@@ -229,7 +229,7 @@ static void test_contracts__losses_refuse(void **state) {
         .lr = 1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 1};
     ht_adamw_run run = {.w = memory, .m = memory, .v = memory, .grad = memory, .n = 4};
     REFUSED(ht_adamw(backend, &run, &step0, &err));
-    run.dtype = HT_BF16; /* f32 state belongs to f32 weights */
+    run.dtype = HT_BF16; /* without the low bits that f32 state needs */
     REFUSED(ht_adamw(backend, &run, &step1, &err));
     run.state = HT_ADAMW_8BIT; /* without scales */
     REFUSED(ht_adamw(backend, &run, &step1, &err));
@@ -237,9 +237,9 @@ static void test_contracts__losses_refuse(void **state) {
     run.dtype = HT_F16;
     REFUSED(ht_adamw(backend, &run, &step1, &err));
     run.dtype = HT_BF16;
-    run.bf16 = memory;
+    run.low = (uint16_t *)memory;
     REFUSED(ht_adamw(backend, &run, &step1, &err));
-    run.bf16 = NULL;
+    run.low = NULL;
     run.state = HT_ADAMW_BF16; /* with scales */
     REFUSED(ht_adamw(backend, &run, &step1, &err));
     const ht_sampling greedy[4] = {{.top_p = 1}, {.top_p = 1}, {.top_p = 1}, {.top_p = 1}};

@@ -71,8 +71,8 @@ for stage in sft reward ppo; do
     bytes=$(planned total "${command[@]}")
     holds "${bytes:-0} > 6e10 && ${bytes:-0} < 141e9" "the plan of 7b/$stage"
 done
-# bytes a parameter of the optimizer: 12 (master and moments), 4, and 2 and a scale for 256
-for state in f32:12 bf16:4 8bit:2.03; do
+# bytes a parameter of the optimizer: 10 (low bits of the weights, moments), 4, and 2 and a scale for 256
+for state in f32:10 bf16:4 8bit:2.03; do
     bytes=$(planned "optimizer state" "${sft[@]}" --set "optim.state=${state%:*}")
     holds "${bytes:-0} / 6738415616 > 0.99 * ${state#*:} && ${bytes:-0} / 6738415616 < 1.01 * ${state#*:}" "optimizer state"
 done

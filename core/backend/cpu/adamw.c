@@ -88,10 +88,24 @@ static void encode(const ht_adamw_run *run, const piece *p, const random_bits *b
 
 /* --- the three states -------------------------------------------------------------------------------------- */
 
+static void join(float *restrict w, const uint16_t *restrict high, const uint16_t *restrict low, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        w[i] = ht_f32_join(high[i], low[i]);
+}
+
+static void split(uint16_t *restrict high, uint16_t *restrict low, const float *restrict w, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        high[i] = ht_f32_high(w[i]);
+        low[i] = ht_f32_low(w[i]);
+    }
+}
+
 static void update_f32(const ht_adamw_run *run, int64_t first, int64_t n, const ht_adamw_constants *c) {
-    piece p = {(float *)run->w + first, (float *)run->m + first, (float *)run->v + first, first, n};
+    float joined[HT_PIECE];
+    piece p = {run->low ? joined : (float *)run->w + first, (float *)run->m + first, (float *)run->v + first, first, n};
+    if (run->low) join(joined, (uint16_t *)run->w + first, run->low + first, n);
     update_piece(&p, run->grad + first, c);
-    if (run->bf16) ht_to_bf16((uint16_t *)run->bf16 + first, p.w, n);
+    if (run->low) split((uint16_t *)run->w + first, run->low + first, joined, n);
 }
 
 static void update_rounded(const ht_adamw_run *run, int64_t first, int64_t n, const ht_adamw_constants *c) {

@@ -2,10 +2,9 @@
  * AdamW on CUDA.  Contract: backend.h, ht_adamw; arithmetic: adamw.h.
  * Launch   f32 and bf16 state: 256 threads a block, 4 or 8 elements a thread, on a grid that fills the GPU twice over.
  *          8-bit state: a warp a block of 256 elements that share a scale, 8 a lane.
- * Traffic  w, m, v, grad in and out, bf16 out: memory-bound, floor = 34 n bytes over bandwidth (f32 state and a bf16 copy),
- *          20 n (bf16 state and weights), 16 n (8-bit state, bf16 weights). Philox takes some 30 integer instructions an
- *          element, which hides behind that.
- * Fused    clipping's scale, the bf16 copy, the rounding of state, and the zeroing of the gradient.
+ * Traffic  w, m, v, grad in and out: memory-bound, floor = 32 n bytes over bandwidth (f32 state), 20 n (bf16 state and
+ *          weights), 16 n (8-bit state, bf16 weights). Philox takes some 30 integer instructions an element, which hides behind that.
+ * Fused    clipping's scale, the rounding of weights and state, and the zeroing of the gradient.
  * Measured not yet.
  */
 #include <math.h>
@@ -59,7 +58,28 @@ static __device__ __forceinline__ void put(ht_bf16 *to, const float (&x)[8], con
 
 /* --- f32 and bf16 state ----------------------------------------------------------------------------------- */
 
-/* Moments of type S, weights of type T. */
+/* W halves of f32 weights in one access. */
+template <int W> struct halves { alignas(2 * W) uint16_t bits[W]; };
+
+template <int W>
+static __device__ __forceinline__ void join(float (&w)[W], const ht_adamw_run &run, int64_t at) {
+    halves<W> high = *reinterpret_cast<const halves<W> *>((const uint16_t *)run.w + at);
+    halves<W> low = *reinterpret_cast<const halves<W> *>(run.low + at);
+#pragma unroll
+    for (int k = 0; k < W; k++)
+        w[k] = ht_f32_join(high.bits[k], low.bits[k]);
+}
+template <int W>
+static __device__ __forceinline__ void split(const ht_adamw_run &run, int64_t at, const float (&w)[W]) {
+    halves<W> high, low;
+#pragma unroll
+    for (int k = 0; k < W; k++)
+        high.bits[k] = ht_f32_high(w[k]), low.bits[k] = ht_f32_low(w[k]);
+    *reinterpret_cast<halves<W> *>((uint16_t *)run.w + at) = high;
+    *reinterpret_cast<halves<W> *>(run.low + at) = low;
+}
+
+/* Moments of type S, weights of type T; of f32 moments and bf16 weights the latter are halves. */
 template <typename S, typename T, int W>
 static __device__ __forceinline__ void update(const ht_adamw_run &run, const ht_adamw_constants &c, int64_t at) {
     S *m_at = (S *)run.m + at, *v_at = (S *)run.v + at;
@@ -67,7 +87,11 @@ static __device__ __forceinline__ void update(const ht_adamw_run &run, const ht_
     float w[W], m[W], v[W], grad[W];
     const float zero[W] = {0};
     ht_adamw_bits bits[W];
-    ht_load(w, w_at);
+    constexpr bool halved = sizeof(T) < sizeof(S);
+    if constexpr (halved)
+        join(w, run, at);
+    else
+        ht_load(w, w_at);
     ht_load(m, m_at);
     ht_load(v, v_at);
     ht_load(grad, run.grad + at);
@@ -75,11 +99,13 @@ static __device__ __forceinline__ void update(const ht_adamw_run &run, const ht_
 #pragma unroll
     for (int k = 0; k < W; k++)
         ht_adamw_element(&w[k], &m[k], &v[k], grad[k], &c);
-    put(w_at, w, bits, &ht_adamw_bits::w);
+    if constexpr (halved)
+        split(run, at, w);
+    else
+        put(w_at, w, bits, &ht_adamw_bits::w);
     put(m_at, m, bits, &ht_adamw_bits::m);
     put(v_at, v, bits, &ht_adamw_bits::v);
     ht_store(run.grad + at, zero);
-    if (run.bf16) ht_store((ht_bf16 *)run.bf16 + at, w);
 }
 
 template <typename S, typename T, int W>
@@ -211,10 +237,11 @@ ht_status ht_cuda_adamw(ht_backend *be, const ht_adamw_run *run, const ht_adamw_
     if (run->n <= 0) return HT_OK;
     const ht_adamw_constants c = ht_adamw_constants_of(args);
     uintptr_t moments = (uintptr_t)run->m | (uintptr_t)run->v;
-    bool packed = ((uintptr_t)run->w | (uintptr_t)run->grad) % 16 == 0 && (uintptr_t)run->bf16 % 8 == 0 &&
+    bool packed = ((uintptr_t)run->w | (uintptr_t)run->grad) % 16 == 0 && (uintptr_t)run->low % 8 == 0 &&
                   moments % (run->state == HT_ADAMW_8BIT ? 8 : 16) == 0;
     if (run->state == HT_ADAMW_F32)
-        launch<float, float>(cuda, *run, c, packed);
+        run->dtype == HT_F32 ? launch<float, float>(cuda, *run, c, packed)
+                             : launch<float, ht_bf16>(cuda, *run, c, packed);
     else if (run->state == HT_ADAMW_BF16)
         run->dtype == HT_F32 ? launch<ht_bf16, float>(cuda, *run, c, packed)
                              : launch<ht_bf16, ht_bf16>(cuda, *run, c, packed);

@@ -47,7 +47,7 @@ static int computes_bf16(void) {
     return possible == HT_OK;
 }
 
-/* The state holds the f32 master copy; the bf16 weights are rounded from it again. */
+/* The state holds the bf16 weights and what they are short of f32. */
 static void test_train__resume_in_bf16_gives_the_same_bytes(void **state) {
     (void)state;
     if (!computes_bf16()) skip();
