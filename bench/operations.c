@@ -17,7 +17,7 @@ typedef struct operations {
     ht_tensor gate_up, dgate_up, ffn; /* [tokens, 2 ffn] twice, [tokens, ffn] */
     ht_tensor gain, dgain;      /* [1, dim], f32 [1, dim] */
     ht_tensor w_up, w_head;     /* [2 ffn, dim], [vocab, dim] */
-    ht_tensor w_low;            /* of w_up, where that is bf16 */
+    uint16_t *w_low;            /* of w_up, where that is bf16 */
     ht_tensor dw_up, dw_head;   /* f32 */
     ht_tensor logits, dlogits;  /* [LOGIT_ROWS, vocab], f32 and the dtype */
     ht_tensor rope;             /* f32 [tokens, head_dim] */
@@ -78,7 +78,7 @@ static ht_status take_tensors(work *w, operations *o, ht_error *err) {
     HT_TRY(take(w, &o->logits, HT_F32, LOGIT_ROWS, c->vocab_size, 2, err));
     HT_TRY(take(w, &o->dlogits, dtype, LOGIT_ROWS, c->vocab_size, 1, err));
     HT_TRY(take(w, &o->rope, HT_F32, t, c->head_dim, 0, err)); /* by the angle 0, so that lengths stay as they are */
-    HT_TRY(take(w, &o->w_low, HT_U16, wide, c->dim, 0, err));
+    HT_TRY(ht_arena_take(&w->arena, HT_MEMORY_WORKSPACE, (size_t)(wide * c->dim) * sizeof *o->w_low, &o->w_low, err));
     HT_TRY(take_floats(w, &o->m, wide * c->dim, 1e-3, err));
     HT_TRY(take_floats(w, &o->v, wide * c->dim, 0, err));
     HT_TRY(take_floats(w, &o->rstd, t, 1, err));
@@ -248,7 +248,7 @@ CALL(token_loss) {
 }
 CALL(update) {
     const ht_adamw_args args = {.lr = 1e-5, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 1};
-    const ht_adamw_run run = {.dtype = o->w_up.dtype, .w = o->w_up.data, .low = o->w_up.dtype == HT_BF16 ? o->w_low.data : NULL,
+    const ht_adamw_run run = {.dtype = o->w_up.dtype, .w = o->w_up.data, .low = o->w_up.dtype == HT_BF16 ? o->w_low : NULL,
                               .m = o->m, .v = o->v, .grad = o->dw_up.data, .n = n};
     return ht_adamw(w->be, &run, &args, err);
 }
