@@ -59,13 +59,21 @@ static void weigh(const row *r, int64_t first, int64_t n, float *w) {
 /* 0 when a logit is not finite. *id = the lowest id of the largest logit. */
 static int find_largest(const float *z, int64_t size, int64_t *id) {
     float largest = -INFINITY, poison = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : poison)
-    for (int64_t i = 0; i < size; i++) {
-        largest = z[i] > largest ? z[i] : largest;
-        poison += z[i] * 0.0f; /* NaN as soon as one is infinite or NaN */
+    int64_t first = 0; /* its chunk, then itself */
+    for (int64_t start = 0; start < size; start += CHUNK) {
+        int64_t n = size - start < CHUNK ? size - start : CHUNK;
+        float most = -INFINITY;
+#pragma omp simd reduction(max : most) reduction(+ : poison)
+        for (int64_t i = 0; i < n; i++) {
+            most = z[start + i] > most ? z[start + i] : most;
+            poison += z[start + i] * 0.0f; /* NaN as soon as one is infinite or NaN */
+        }
+        if (most > largest) {
+            largest = most;
+            first = start;
+        }
     }
     if (poison != 0.0f) return 0;
-    int64_t first = 0;
     while (z[first] != largest)
         first++;
     *id = first;
@@ -74,7 +82,8 @@ static int find_largest(const float *z, int64_t size, int64_t *id) {
 
 /* Mass of tokens [from, to) that the cut keeps (NULL: all), in f64. */
 static double mass_of(const row *r, int64_t from, int64_t to, const cut *kept) {
-    double lanes[8] = {0}, mass = 0; /* eight sums: additions need not wait for each other */
+    enum { LANES = 32 }; /* sums: additions need not wait for each other */
+    double lanes[LANES] = {0}, mass = 0;
     float w[CHUNK];
     for (int64_t start = from; start < to; start += CHUNK) {
         int64_t n = to - start < CHUNK ? to - start : CHUNK;
@@ -84,11 +93,11 @@ static double mass_of(const row *r, int64_t from, int64_t to, const cut *kept) {
             if (u < kept->least || (u == kept->least && start + i > kept->last_tie)) w[i] = 0;
         }
         memset(w + n, 0, (size_t)(CHUNK - n) * sizeof *w);
-        for (int64_t i = 0; i < CHUNK; i += 8)
-            for (int lane = 0; lane < 8; lane++)
+        for (int64_t i = 0; i < CHUNK; i += LANES)
+            for (int lane = 0; lane < LANES; lane++)
                 lanes[lane] += (double)w[i + lane];
     }
-    for (int lane = 0; lane < 8; lane++)
+    for (int lane = 0; lane < LANES; lane++)
         mass += lanes[lane];
     return mass;
 }
@@ -160,16 +169,17 @@ static cut find_cut(const row *r, int64_t tokens, double share, double whole, do
     return kept;
 }
 
-/* The first token at which the cumulated mass of the kept ones passes u times their whole, u in [0, 1). */
-static int32_t draw(const row *r, const cut *kept, double u) {
+/* The first token at which the cumulated mass of the kept ones passes u times their whole, u in [0, 1); *whole = that. */
+static int32_t draw(const row *r, const cut *kept, double u, double *whole) {
     double masses[SEGMENTS], total = 0, before = 0;
-    int64_t length = (r->size + SEGMENTS - 1) / SEGMENTS;
+    int64_t chunks = (r->size + CHUNK - 1) / CHUNK, length = (chunks + SEGMENTS - 1) / SEGMENTS * CHUNK;
     int segments = (int)((r->size + length - 1) / length), segment = -1;
     for (int s = 0; s < segments; s++) {
         int64_t from = s * length, to = from + length < r->size ? from + length : r->size;
         masses[s] = mass_of(r, from, to, kept);
         total += masses[s];
     }
+    *whole = total;
     double target = u * total, passed = 0;
     for (int s = 0; s < segments; s++) {
         if (masses[s] <= 0) continue;
@@ -197,16 +207,20 @@ static int32_t sample_row(const float *z, int64_t size, const ht_sampling *s, fl
     if (!find_largest(z, size, &top)) return -1;
     int32_t token = (int32_t)top;
     row plain = {z, size, z[top], 1.0f};
+    double mass = 0; /* of all tokens at temperature 1; 0: not known yet */
     if (s->temperature > 0) {
         row r = {z, size, z[top], 1.0f / s->temperature};
-        double u = ht_rng_uniform(s->seed, s->stream, s->index), whole = 0;
+        double u = ht_rng_uniform(s->seed, s->stream, s->index), whole = 0, drawn_from;
         cut kept;
         int limited = s->top_k > 0 && s->top_k < size;
         if (limited) kept = find_cut(&r, s->top_k, INFINITY, 1, &whole);
+        int filtered = limited || s->top_p < 1;
         if (s->top_p < 1) kept = find_cut(&r, limited ? s->top_k : size, (double)s->top_p, whole, NULL);
-        token = draw(&r, limited || s->top_p < 1 ? &kept : NULL, u);
+        token = draw(&r, filtered ? &kept : NULL, u, &drawn_from);
+        if (!filtered && s->temperature == 1.0f) mass = drawn_from;
     }
-    if (logp) *logp = (float)((double)z[token] - (double)z[top] - log(mass_of(&plain, 0, size, NULL)));
+    if (logp && mass == 0) mass = mass_of(&plain, 0, size, NULL);
+    if (logp) *logp = (float)((double)z[token] - (double)z[top] - log(mass));
     return token;
 }
 
