@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Calls that change files fail once, or take half of what they are given; so do reads; allocations fail once: the program says so
 # with the right exit code, leaves nothing half-written, and the same command then does its work as if nothing had been.
-# Usage: faults.sh BUILD_FOLDER [TIMES [STAGE...]]: each kind of fault at TIMES calls spread over the run (3; 0: at every call) of
-# these stages (all)
+# Usage: faults.sh BUILD_FOLDER [TIMES [STAGE...]]: each kind of fault at TIMES calls (allocations: places, see failing_malloc.c) spread
+# over the run (3; 0: at every one) of these stages (all)
 . tests/fault/lib.sh faults "$1" halter-annotations halter-sft halter-reward halter-rejection halter-ppo halter-chat
 can_supervise || { echo "skipped: the kernel does not let a process watch another's system calls"; exit 77; }
 times=${2:-3}
@@ -46,7 +46,7 @@ faults() {
     for action in $actions; do
         $reset
         inject "$action" 0 "${command[@]}" || { fail "$name: $(cat "$work/output")"; return; }
-        calls=$(sed -n -E 's/^(supervise|failing_malloc): ([0-9]+) (calls|allocations)/\2/p' "$work/output")
+        calls=$(sed -n -E 's/^(supervise|failing_malloc): ([0-9]+) (calls|places)/\2/p' "$work/output")
         counts+=" $action $calls"
         step=$((times ? calls / times + 1 : 1))
         for ((n = 1 + calls % step; n <= calls; n += step)); do
