@@ -63,7 +63,8 @@ static ht_status stat_lines(ht_store *store, const stat_query *q, stat_visitor v
         snprintf(sql, sizeof sql, "SELECT count(*), NULL FROM %s t", q->table);
     HT_TRY(ht_store_prepare(store, sql, &stmt, err));
     while ((code = sqlite3_step(stmt)) == SQLITE_ROW) {
-        const char *value = (const char *)sqlite3_column_text(stmt, 1);
+        const char *value;
+        HT_TRY(ht_store_text(store, stmt, 1, &value, err));
         ht_store_stat stat = {
             .table = q->table,
             .column = q->column,
@@ -107,6 +108,13 @@ static ht_status report(const checker *c, ht_error *err, const char *format, ...
     return c->visit(c->context, line, err);
 }
 
+/* Rows that cannot be read are a finding, too; but of no memory the database is not to blame. */
+static ht_status end_of_rows(const checker *c, int code, ht_error *err) {
+    if (code == SQLITE_DONE) return HT_OK;
+    if ((code & 0xff) == SQLITE_NOMEM) return ht_store_fail(c->store, "cannot check", err);
+    return report(c, err, "unreadable: %s", sqlite3_errmsg(c->store->db));
+}
+
 /* Queries whose every row is a finding: the line is `text` with the first column. */
 static const struct finding_query {
     const char *sql, *text;
@@ -136,11 +144,12 @@ static ht_status check_query(const checker *c, const struct finding_query *q, ht
     char line[512];
     HT_TRY(ht_store_prepare(c->store, q->sql, &stmt, err));
     while ((code = sqlite3_step(stmt)) == SQLITE_ROW) {
-        const char *value = (const char *)sqlite3_column_text(stmt, 0);
+        const char *value;
+        HT_TRY(ht_store_text(c->store, stmt, 0, &value, err));
         sqlite3_snprintf(sizeof line, line, q->text, value ? value : "?");
         HT_TRY(report(c, err, "%s", line));
     }
-    if (code != SQLITE_DONE) HT_TRY(report(c, err, "unreadable: %s", sqlite3_errmsg(c->store->db)));
+    HT_TRY(end_of_rows(c, code, err));
 done:
     sqlite3_finalize(stmt);
     return status;
@@ -159,13 +168,18 @@ static ht_status check_dialog(const checker *c, sqlite3_stmt *stmt, ht_error *er
     ht_error malformed = HT_ERROR_INIT;
     char *canonical = NULL;
     long long id = sqlite3_column_int64(stmt, 0);
-    const char *messages = (const char *)sqlite3_column_text(stmt, 1);
-    const char *kind = (const char *)sqlite3_column_text(stmt, 2);
+    const char *messages, *kind;
+    HT_TRY(ht_store_text(c->store, stmt, 1, &messages, err));
+    HT_TRY(ht_store_text(c->store, stmt, 2, &kind, err));
     if (!messages || !kind) return report(c, err, "dialog %lld: it has no messages or no kind", id);
     ht_dialog_hash(hash, kind, messages);
     if (!has_hash(stmt, 3, hash))
         HT_TRY(report(c, err, "dialog %lld: its content does not have its hash", id));
-    if (ht_messages_canonical(&canonical, messages, &malformed) != HT_OK) {
+    ht_status form = ht_messages_canonical(&canonical, messages, &malformed);
+    if (form == HT_ERR_NOMEM) {
+        *err = malformed;
+        status = form;
+    } else if (form != HT_OK) {
         HT_TRY(report(c, err, "dialog %lld: %s", id, malformed.message));
     } else if (strcmp(canonical, messages) != 0) {
         HT_TRY(report(c, err, "dialog %lld: its messages are not in canonical form", id));
@@ -177,10 +191,10 @@ done:
 
 static ht_status check_response(const checker *c, sqlite3_stmt *stmt, ht_error *err) {
     uint8_t hash[HT_STORE_HASH];
+    ht_status status = HT_OK;
     ht_response_row row = {
         .id = sqlite3_column_int64(stmt, 0),
         .dialog_id = sqlite3_column_int64(stmt, 1),
-        .text = (const char *)sqlite3_column_text(stmt, 2),
         .model_id = sqlite3_column_int64(stmt, 4),
         .run_id = sqlite3_column_int64(stmt, 5),
         .round = sqlite3_column_int64(stmt, 6),
@@ -190,10 +204,13 @@ static ht_status check_response(const checker *c, sqlite3_stmt *stmt, ht_error *
         .seed = sqlite3_column_int64(stmt, 10),
         .k = sqlite3_column_int64(stmt, 11),
     };
+    HT_TRY(ht_store_text(c->store, stmt, 2, &row.text, err));
     if (!row.text) return report(c, err, "response %lld: it has no text", (long long)row.id);
     ht_response_hash(hash, &row);
-    if (has_hash(stmt, 3, hash)) return HT_OK;
-    return report(c, err, "response %lld: its content does not have its hash", (long long)row.id);
+    if (!has_hash(stmt, 3, hash))
+        status = report(c, err, "response %lld: its content does not have its hash", (long long)row.id);
+done:
+    return status;
 }
 
 /* Walks a table by id. A row that cannot be read is a finding, and ends the walk. */
@@ -205,7 +222,7 @@ static ht_status check_rows(const checker *c, const char *sql,
     HT_TRY(ht_store_prepare(c->store, sql, &stmt, err));
     while ((code = sqlite3_step(stmt)) == SQLITE_ROW)
         HT_TRY(check(c, stmt, err));
-    if (code != SQLITE_DONE) HT_TRY(report(c, err, "unreadable: %s", sqlite3_errmsg(c->store->db)));
+    HT_TRY(end_of_rows(c, code, err));
 done:
     sqlite3_finalize(stmt);
     return status;

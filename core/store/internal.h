@@ -53,6 +53,9 @@ ht_status ht_store_prepare(ht_store *store, const char *sql, sqlite3_stmt **out,
 ht_status ht_store_statement(ht_store *store, ht_store_slot slot, const char *sql, sqlite3_stmt **out,
                              ht_error *err);
 
+/* *text = a column's text until the next step; NULL: none. HT_ERR_NOMEM when SQLite has no memory to hand it over in. */
+ht_status ht_store_text(ht_store *store, sqlite3_stmt *stmt, int column, const char **text, ht_error *err);
+
 /* Bind NULL for NULL, 0 or NaN. Failures are sticky in SQLite's handle only for memory, and show at the step.
  */
 void ht_bind_text(sqlite3_stmt *stmt, int index, const char *text);

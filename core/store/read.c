@@ -232,13 +232,16 @@ void ht_store_cursor_free(ht_store_cursor *cursor) {
 
 /* Copies the row's TEXT columns, so that they outlive the statement. */
 static ht_status copy_text(ht_store_cursor *cursor, ht_error *err) {
+    ht_status status = HT_OK;
     int count = sqlite3_column_count(cursor->stmt);
     size_t size = 0, used = 0;
-    for (int i = 0; i < count; i++)
-        if (sqlite3_column_type(cursor->stmt, i) == SQLITE_TEXT)
-            size += (size_t)sqlite3_column_bytes(cursor->stmt, i) + 1;
-    ht_status status = ht_grow(&cursor->text, &cursor->text_capacity, size, 1, err);
-    if (status != HT_OK) return status;
+    for (int i = 0; i < count; i++) {
+        const char *text;
+        if (sqlite3_column_type(cursor->stmt, i) != SQLITE_TEXT) continue;
+        HT_TRY(ht_store_text(cursor->store, cursor->stmt, i, &text, err));
+        size += (size_t)sqlite3_column_bytes(cursor->stmt, i) + 1;
+    }
+    HT_TRY(ht_grow(&cursor->text, &cursor->text_capacity, size, 1, err));
     for (int i = 0; i < count; i++) {
         cursor->columns[i] = NULL;
         if (sqlite3_column_type(cursor->stmt, i) != SQLITE_TEXT) continue;
@@ -247,7 +250,8 @@ static ht_status copy_text(ht_store_cursor *cursor, ht_error *err) {
         cursor->columns[i] = cursor->text + used;
         used += bytes + 1;
     }
-    return HT_OK;
+done:
+    return status;
 }
 
 /* Steps to the next row and copies its texts; *found = 0 at the end. The caller reads its numbers, then

@@ -197,6 +197,12 @@ ht_status ht_store_prepare(ht_store *store, const char *sql, sqlite3_stmt **out,
     return ht_store_fail(store, "cannot prepare a query", err);
 }
 
+ht_status ht_store_text(ht_store *store, sqlite3_stmt *stmt, int column, const char **text, ht_error *err) {
+    int has_value = sqlite3_column_type(stmt, column) != SQLITE_NULL;
+    *text = (const char *)sqlite3_column_text(stmt, column);
+    return has_value && !*text ? ht_store_fail(store, "cannot read a text", err) : HT_OK;
+}
+
 ht_status ht_store_statement(ht_store *store, ht_store_slot slot, const char *sql, sqlite3_stmt **out,
                              ht_error *err) {
     *out = store->cached[slot];
@@ -332,7 +338,8 @@ static ht_status set_journal(ht_store *store, ht_error *err) {
         status = ht_store_fail(store, "cannot set the write-ahead log", err);
         goto done;
     }
-    const char *mode = (const char *)sqlite3_column_text(stmt, 0);
+    const char *mode;
+    HT_TRY(ht_store_text(store, stmt, 0, &mode, err));
     if (!mode || strcmp(mode, "wal") != 0)
         status =
             ht_fail(err, HT_ERR_IO, "%s: the file system does not allow a write-ahead log (journal mode %s)",
