@@ -171,8 +171,12 @@ done:
     return status;
 }
 
+ht_status ht_activations_check_keep(const ht_activations *a, ht_error *err) {
+    if (a->keep != HT_KEEP_NOTHING) return HT_OK;
+    return ht_fail(err, HT_ERR_USAGE, "these activations keep nothing for a gradient");
+}
+
 ht_status ht_activations_need_gradient(ht_activations *a, const ht_llama *model, ht_error *err) {
-    if (a->keep == HT_KEEP_NOTHING) return ht_fail(err, HT_ERR_USAGE, "these activations keep nothing for a gradient");
     if (a->has_gradient) return HT_OK;
     a->has_gradient = 1;
     size_t bytes = (size_t)(a->dhidden.rows * a->dhidden.stride) * ht_dtype_size(a->dhidden.dtype);

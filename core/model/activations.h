@@ -67,6 +67,9 @@ ht_tensor ht_activations_layer_input(const ht_activations *a, int64_t layer);
 ht_status ht_activations_load(ht_activations *a, const ht_llama *model, const int32_t *tokens,
                               const int32_t *seq_start, const int32_t *past, int64_t sequences, ht_error *err);
 
+/* HT_ERR_USAGE with HT_KEEP_NOTHING: there is no place for a gradient. */
+ht_status ht_activations_check_keep(const ht_activations *a, ht_error *err);
+
 /* Zeroes dhidden when no head has written it yet in this pass. */
 ht_status ht_activations_need_gradient(ht_activations *a, const ht_llama *model, ht_error *err);
 

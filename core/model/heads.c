@@ -71,10 +71,14 @@ static ht_status upload_row_floats(const ht_llama *model, ht_activations *a, int
     return status;
 }
 
+static int has_loss(const ht_lm_rows *rows) {
+    return rows->loss && rows->loss->kind != HT_TOKEN_LOSS_NONE;
+}
+
 static ht_status lm_chunk(const ht_llama *model, ht_activations *a, const ht_lm_rows *rows, int64_t first,
                           int64_t count, ht_params *grads, ht_error *err) {
     ht_status status = HT_OK;
-    int with_loss = rows->loss && rows->loss->kind != HT_TOKEN_LOSS_NONE;
+    int with_loss = has_loss(rows);
     ht_token_loss loss = with_loss ? *rows->loss : (ht_token_loss){.kind = HT_TOKEN_LOSS_NONE};
     ht_tensor w = ht_llama_output(model, &model->weights);
     float *host = a->row_floats_host;
@@ -106,6 +110,7 @@ ht_status ht_lm_loss(const ht_llama *model, ht_activations *a, const ht_lm_rows 
         if (rows->targets[i] < 0 || rows->targets[i] >= model->config.vocab_size)
             return ht_fail(err, HT_ERR_DATA, "lm loss: target %" PRId32 " is not in 0 to %" PRId64, rows->targets[i],
                            model->config.vocab_size - 1);
+    if (has_loss(rows)) HT_TRY(ht_activations_check_keep(a, err));
     if (rows->total) *rows->total = 0;
     for (int64_t first = 0; first < rows->count; first += HT_LOGIT_ROWS) {
         int64_t count = rows->count - first < HT_LOGIT_ROWS ? rows->count - first : HT_LOGIT_ROWS;
@@ -124,9 +129,10 @@ static ht_status need_scalar_head(const ht_llama *model, ht_error *err) {
 
 ht_status ht_scalar_forward(const ht_llama *model, ht_activations *a, const int32_t *rows, int64_t count,
                             float *values, ht_error *err) {
-    ht_status status = need_scalar_head(model, err);
+    ht_status status = HT_OK;
     ht_tensor w = ht_llama_output(model, &model->weights);
-    for (int64_t first = 0; first < count && status == HT_OK; first += HT_LOGIT_ROWS) {
+    HT_TRY(need_scalar_head(model, err));
+    for (int64_t first = 0; first < count; first += HT_LOGIT_ROWS) {
         int64_t n = count - first < HT_LOGIT_ROWS ? count - first : HT_LOGIT_ROWS;
         HT_TRY(gather(model, a, rows + first, n, err));
         HT_TRY(ht_matmul_forward(model->be, &a->logits, &a->head_rows, &w, NULL, err));
@@ -138,8 +144,10 @@ done:
 
 ht_status ht_scalar_backward(const ht_llama *model, ht_activations *a, const int32_t *rows, int64_t count,
                              const float *dvalues, ht_params *grads, ht_error *err) {
-    ht_status status = need_scalar_head(model, err);
-    for (int64_t first = 0; first < count && status == HT_OK; first += HT_LOGIT_ROWS) {
+    ht_status status = HT_OK;
+    HT_TRY(need_scalar_head(model, err));
+    HT_TRY(ht_activations_check_keep(a, err));
+    for (int64_t first = 0; first < count; first += HT_LOGIT_ROWS) {
         int64_t n = count - first < HT_LOGIT_ROWS ? count - first : HT_LOGIT_ROWS;
         HT_TRY(gather(model, a, rows + first, n, err));
         HT_TRY(ht_upload(model->be, a->logits.data, dvalues + first, (size_t)n * sizeof(float), err));

@@ -277,7 +277,7 @@ done:
 
 ht_status ht_llama_backward(const ht_llama *model, ht_activations *a, ht_params *grads, ht_error *err) {
     ht_status status = HT_OK;
-    if (a->keep == HT_KEEP_NOTHING) return ht_fail(err, HT_ERR_USAGE, "backward: these activations keep nothing");
+    HT_TRY(ht_activations_check_keep(a, err));
     if (!a->has_gradient) return ht_fail(err, HT_ERR_USAGE, "backward: no head has written a gradient");
     a->has_gradient = 0;
     ht_backend *be = model->be;
