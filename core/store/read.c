@@ -452,7 +452,7 @@ static ht_status take_model(const ht_store_cursor *cursor, ht_model_row *row, ht
         memset(row, 0, sizeof *row);                                                                         \
         *found = 0;                                                                                          \
         if (cursor->set != SET)                                                                              \
-            return ht_fail(err, HT_ERR_USAGE, "%s: this cursor does not give a %s", cursor->store->path,     \
+            return ht_fail(err, HT_ERR_USAGE, "%s: this cursor gives no %s", cursor->store->path,     \
                            #NAME);                                                                           \
         HT_TRY(step(cursor, found, err));                                                                    \
         if (!*found) goto done;                                                                              \

@@ -15,6 +15,7 @@
 #include <sqlite3.h>
 
 #include "core/base/files.h"
+#include "core/base/log.h"
 #include "core/store/store.h"
 
 static char folder[64], path[96];
@@ -212,6 +213,62 @@ static void test_store__transactions_do_not_nest_and_roll_back(void **state) {
     OK(ht_store_commit(store, &err));
     OK(ht_store_count(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &count, &err));
     assert_int_equal(count, 1);
+}
+
+/* Lets the other process's transaction go, once the store has said that it waits for it. */
+static sqlite3 *other_process;
+static char said[512];
+static void end_other_process(ht_log_level level, const char *line) {
+    (void)level;
+    snprintf(said, sizeof said, "%s", line);
+    if (!other_process) return;
+    assert_int_equal(sqlite3_close(other_process), SQLITE_OK);
+    other_process = NULL;
+}
+
+static void test_store__another_process_that_writes_is_waited_for(void **state) {
+    (void)state;
+    assert_int_equal(sqlite3_open(path, &other_process), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other_process, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+    ht_store_set_patience(store, 0);
+    FAILS(ht_store_begin(store, &err), HT_ERR_IO, "p.db: BEGIN IMMEDIATE: database is locked");
+    ht_store_set_patience(store, 600);
+    ht_log_set_level(HT_LOG_DEBUG);
+    ht_log_set_sink(end_other_process);
+    OK(ht_store_begin(store, &err));
+    assert_non_null(strstr(said, "p.db: another process is changing it"));
+    OK(ht_store_commit(store, &err));
+    ht_store_close(store);
+    store = NULL;
+    ht_log_set_sink(NULL);
+    ht_log_set_level(HT_LOG_INFO);
+    assert_non_null(strstr(said, "p.db: tried 1 times again while other processes were changing it"));
+}
+
+static void test_store__what_is_not_there_is_named(void **state) {
+    (void)state;
+    ht_store_cursor *cursor;
+    ht_dialog_row dialog;
+    ht_scored_row response;
+    ht_comparison_row comparison;
+    ht_demonstration_row demonstration;
+    ht_evaluation_row evaluation;
+    ht_model_row model;
+    int found;
+    FAILS(ht_store_get_dialog(store, 9, &dialog, &err), HT_ERR_DATA, "p.db: there is no dialog 9");
+    FAILS(ht_store_get_response(store, 9, &response, &err), HT_ERR_DATA, "p.db: there is no response 9");
+    FAILS(ht_store_get_comparison(store, 9, &comparison, &err), HT_ERR_DATA, "p.db: there is no comparison 9");
+    FAILS(ht_store_get_demonstration(store, 9, &demonstration, &err), HT_ERR_DATA, "p.db: there is no demonstration 9");
+    OK(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err));
+    FAILS(ht_store_next_response(cursor, &response, &found, &err), HT_ERR_USAGE, "this cursor gives no response");
+    FAILS(ht_store_next_comparison(cursor, &comparison, &found, &err), HT_ERR_USAGE, "gives no comparison");
+    FAILS(ht_store_next_demonstration(cursor, &demonstration, &found, &err), HT_ERR_USAGE, "gives no demonstration");
+    FAILS(ht_store_next_evaluation(cursor, &evaluation, &found, &err), HT_ERR_USAGE, "gives no evaluation");
+    FAILS(ht_store_next_model(cursor, &model, &found, &err), HT_ERR_USAGE, "gives no model");
+    ht_store_cursor_free(cursor);
+    OK(ht_store_read(store, HT_STORE_MODELS, &(ht_store_filter){0}, &cursor, &err));
+    FAILS(ht_store_next_dialog(cursor, &dialog, &found, &err), HT_ERR_USAGE, "gives no dialog");
+    ht_store_cursor_free(cursor);
 }
 
 static void test_store__dialogs_are_canonical_and_added_once(void **state) {
@@ -581,6 +638,98 @@ static void test_store__check_finds_damage(void **state) {
     assert_non_null(strstr(findings, "response 3: orphan"));
 }
 
+/* Rows as no schema of ours takes them: a table made anew has no constraints, and they are off. */
+static void test_store__check_names_rows_that_cannot_be(void **state) {
+    (void)state;
+    static const struct {
+        const char *damage, *finding;
+    } cases[] = {
+        {"UPDATE comparison SET dialog_id = 2", "comparison 1: its responses are not to its dialogue"},
+        {"UPDATE demonstration SET dialog_id = 2", "demonstration 1: its response is not to its dialogue"},
+        {"UPDATE response SET tokens = x'010203' WHERE id = 2", "response 2: its token ids are cut"},
+        {"UPDATE dialog SET messages = '[1]' WHERE id = 1", "dialog 1: message 1 is not an object of two strings"},
+        {"UPDATE dialog SET messages = ' ' || messages WHERE id = 1", "dialog 1: its messages are not in canonical form"},
+        {"UPDATE dialog SET hash = NULL WHERE id = 1", "dialog 1: its content does not have its hash"},
+        {"UPDATE dialog SET hash = x'00' WHERE id = 1", "dialog 1: its content does not have its hash"},
+        {"UPDATE dialog SET messages = NULL WHERE id = 1", "dialog 1: it has no messages or no kind"},
+        {"UPDATE dialog SET kind = NULL WHERE id = 1", "dialog 1: it has no messages or no kind"},
+        {"UPDATE response SET text = NULL WHERE id = 1", "response 1: it has no text"},
+        {"UPDATE dialog SET messages = CAST(zeroblob(300000000) AS TEXT) WHERE id = 1", "unreadable: string or blob too big"},
+    };
+    int64_t dialog = add_dialog("x", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0), id, count;
+    ht_demonstration_row row = {.response_id = add_text(dialog, "c"), .weight = 1};
+    add_dialog("y", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
+    add_pair(dialog, "a", "b", 1, 0);
+    OK(ht_store_add_demonstration(store, &row, &id, NULL, &err));
+    ht_store_close(store);
+    sql(path, "CREATE TABLE d AS SELECT * FROM dialog; DROP TABLE dialog; ALTER TABLE d RENAME TO dialog;"
+              "CREATE TABLE r AS SELECT * FROM response; DROP TABLE response; ALTER TABLE r RENAME TO response;"
+              "CREATE TABLE whole_dialog AS SELECT * FROM dialog; CREATE TABLE whole_response AS SELECT * FROM response");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char findings[4096] = "";
+        sql(path, "DELETE FROM dialog; INSERT INTO dialog SELECT * FROM whole_dialog;"
+                  "DELETE FROM response; INSERT INTO response SELECT * FROM whole_response;"
+                  "UPDATE comparison SET dialog_id = 1; UPDATE demonstration SET dialog_id = 1");
+        sql(path, cases[i].damage);
+        OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
+        OK(ht_store_check(store, collect, findings, &count, &err));
+        if (!strstr(findings, cases[i].finding)) fail_msg("\"%s\" is not in:\n%s", cases[i].finding, findings);
+        ht_store_close(store);
+    }
+    store = NULL;
+}
+
+/* The first page of the table's tree. */
+static void overwrite_table(const char *table) {
+    char text[128];
+    sqlite3 *db;
+    sqlite3_stmt *stmt;
+    snprintf(text, sizeof text, "SELECT (rootpage - 1) * page_size, page_size FROM sqlite_schema, pragma_page_size WHERE name = '%s'",
+             table);
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, text, -1, &stmt, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+    long offset = (long)sqlite3_column_int64(stmt, 0), size = (long)sqlite3_column_int64(stmt, 1);
+    sqlite3_finalize(stmt);
+    sqlite3_close(db);
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, offset, SEEK_SET), 0);
+    for (long i = 0; i < size; i++)
+        assert_int_equal(fputc(0xee, file), 0xee);
+    assert_int_equal(fclose(file), 0);
+}
+
+static ht_status ignore_stat(void *context, const ht_store_stat *stat, ht_error *e) {
+    (void)context, (void)stat, (void)e;
+    return HT_OK;
+}
+
+static void test_store__damaged_pages_are_said(void **state) {
+    (void)state;
+    char findings[8192] = "";
+    int64_t count, *ids;
+    size_t n;
+    ht_dialog_row row;
+    ht_store_cursor *cursor;
+    add_dialog("x", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
+    ht_store_close(store);
+    overwrite_table("dialog");
+    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
+    FAILS(ht_store_get_dialog(store, 1, &row, &err), HT_ERR_DATA, "p.db: cannot read a row: database disk image is malformed");
+    FAILS(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err), HT_ERR_DATA,
+          "p.db: cannot read: database disk image is malformed");
+    assert_null(cursor);
+    FAILS(ht_store_ids(store, HT_STORE_DIALOGS, &(ht_store_filter){.kinds = 1}, &ids, &n, &err), HT_ERR_DATA,
+          "p.db: cannot read ids: database disk image is malformed");
+    assert_null(ids);
+    FAILS(ht_store_stats(store, ignore_stat, NULL, &err), HT_ERR_DATA, "p.db: cannot count rows: database disk image is malformed");
+    OK(ht_store_check(store, collect, findings, &count, &err));
+    assert_true(count >= 2);
+    assert_non_null(strstr(findings, "integrity: "));
+    assert_non_null(strstr(findings, "unreadable: database disk image is malformed"));
+}
+
 static ht_status add_stat(void *context, const ht_store_stat *stat, ht_error *e) {
     (void)e;
     char line[128];
@@ -610,6 +759,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_store__rows_that_cannot_be_are_not_read, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__a_value_of_a_gigabyte_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__transactions_do_not_nest_and_roll_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__another_process_that_writes_is_waited_for, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__what_is_not_there_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__dialogs_are_canonical_and_added_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__malformed_messages_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__split_is_a_share_of_prompts, setup, teardown),
@@ -624,6 +775,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_store__demonstrations_by_origin, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__models_runs_metrics_evaluations, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__check_finds_damage, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__check_names_rows_that_cannot_be, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_store__damaged_pages_are_said, setup, teardown),
         cmocka_unit_test_setup_teardown(test_store__stats_count_by_column, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
