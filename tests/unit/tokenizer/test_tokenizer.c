@@ -92,6 +92,45 @@ static void test_open__refuses_what_is_no_model(void **state) {
     free(model);
 }
 
+/* Fields behind the end of a protocol buffer add to its lists and take the place of its values. */
+static void test_open__refuses_models_that_it_cannot_follow(void **state) {
+    fixture *f = *state;
+    ht_error err = HT_ERROR_INIT;
+    char path[128], *model;
+    size_t size;
+#define PIECE  "\x0A"
+#define TRAINER "\x12"
+    static const struct {
+        const char *name;
+        const char *bytes;
+        size_t size;
+        const char *says;
+    } cases[] = {
+        {"treat_whitespace_as_suffix", TRAINER "\x03\xC0\x01\x01", 5, "models that treat white space as a suffix"},
+        {"denormalizer", "\x2A\x03\x12\x01\x00", 5, "models with a denormalizer are not supported"},
+        {"unk_surface", TRAINER "\x04\xE2\x02\x01\xFF", 6, "the surface of unk is not UTF-8"},
+        {"bos_piece", TRAINER "\x07\xF2\x02\x04none", 9, "the tokenizer has no bos piece"},
+        {"eos_piece", TRAINER "\x07\xFA\x02\x04none", 9, "the tokenizer has no eos piece"},
+        {"unk_piece", TRAINER "\x06\xEA\x02\x03<s>", 8, "the tokenizer has no unk piece"},
+        {"a piece that is not UTF-8", PIECE "\x04\x0A\x02\xFF\xFE", 6, "piece 400 is empty or not UTF-8"},
+        {"a piece with a NUL", PIECE "\x05\x0A\x03z\x00z", 7, "piece 400 is empty or not UTF-8"},
+        {"a byte that is none", PIECE "\x0A\x0A\x06<0xGG>\x18\x06", 12, "<0xGG>"},
+    };
+    snprintf(path, sizeof path, "%s/odd.model", f->folder);
+    assert_ok(ht_file_read(f->model_path, &model, &size, &err), &err);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *odd = malloc(size + cases[i].size);
+        memcpy(odd, model, size);
+        memcpy(odd + size, cases[i].bytes, cases[i].size);
+        write_file(path, odd, size + cases[i].size);
+        assert_refused(path, HT_ERR_DATA, cases[i].says);
+        free(odd);
+    }
+    free(model);
+    write_file(path, TRAINER "\x00\x1A\x00", 4);
+    assert_refused(path, HT_ERR_DATA, "not a sentencepiece model: it has no pieces");
+}
+
 static void test_open__survives_any_bytes(void **state) {
     fixture *f = *state;
     ht_error err = HT_ERROR_INIT;
@@ -372,6 +411,7 @@ int main(void) {
         cmocka_unit_test(test_text__utf8_validity),
         cmocka_unit_test(test_text__strip_is_pythons),
         cmocka_unit_test(test_open__refuses_what_is_no_model),
+        cmocka_unit_test(test_open__refuses_models_that_it_cannot_follow),
         cmocka_unit_test(test_open__survives_any_bytes),
         cmocka_unit_test(test_open__says_what_the_model_is),
         cmocka_unit_test(test_encode__digits_bytes_and_dummy_prefix),
