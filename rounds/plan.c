@@ -72,6 +72,28 @@ static void step(builder *b, const char *name, const char *program) {
     arg(b, "halter-%s", program);
 }
 
+/* The names that stage_config is given. */
+static const char *const stage_files[] = {"pretrain", "sft", "sft-round", "reward-helpfulness", "reward-safety", "rejection", "ppo"};
+
+static int is_stage_file(const char *name, size_t length) {
+    for (size_t i = 0; i < sizeof stage_files / sizeof *stage_files; i++)
+        if (strlen(stage_files[i]) == length && strncmp(name, stage_files[i], length) == 0) return 1;
+    return 0;
+}
+
+/* A change of a file that there is not would be lost without a word. */
+static ht_status check_changes(const ht_strings *changes, ht_error *err) {
+    char names[128] = "";
+    for (size_t i = 0; i < sizeof stage_files / sizeof *stage_files; i++)
+        snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", stage_files[i]);
+    for (size_t i = 0; i < changes->count; i++) {
+        size_t length = strcspn(changes->values[i], ":");
+        if (!changes->values[i][length] || !is_stage_file(changes->values[i], length))
+            return ht_fail(err, HT_ERR_USAGE, "set_stage: \"%s\" is not FILE:KEY=VALUE with a FILE of %s", changes->values[i], names);
+    }
+    return HT_OK;
+}
+
 /* --config CONFIGS/FILE.yaml, and the run's own changes "FILE:key=value". */
 static void stage_config(builder *b, const char *file) {
     size_t length = strlen(file);
@@ -336,6 +358,7 @@ ht_status ht_plan_make(ht_plan *plan, const ht_rounds_config *config, ht_error *
     builder b = {.plan = plan, .config = config, .err = err};
     int64_t rounds = config->rounds + (config->ppo ? 1 : 0);
     memset(plan, 0, sizeof *plan);
+    if (check_changes(&config->set, err) != HT_OK) return err->status;
     if (config->annotator == HT_ANNOTATOR_SYNTHETIC) synthetic_world(&b);
     for (size_t i = 0; i < config->imports.count; i++) {
         char name[64];

@@ -85,6 +85,10 @@ expect 0 "rlhf-v1" "${human[@]}"
 # --- wrong inputs
 expect 2 "base is empty" "${rounds[@]}" "$work/x" --set annotator=human
 expect 2 "did you mean \"rounds.count\"" "${rounds[@]}" "$work/x" --set rounds.counts=3
+expect 2 'set_stage: "stf:data.epochs=3" is not FILE:KEY=VALUE with a FILE of pretrain, sft, sft-round, reward-helpfulness' "${rounds[@]}" "$work/x" \
+    --set-stage sft:data.epochs=3,stf:data.epochs=3
+expect 2 'set_stage: "data.epochs=3" is not FILE' "${rounds[@]}" "$work/x" --set-stage data.epochs=3
+expect 0 "--config tests/pipeline/rounds/sft.yaml --set data.epochs=3" "${rounds[@]}" "$work/x" --set-stage sft:data.epochs=3 --dry-run
 expect 2 "run" "$bin/halter-rounds" --config tests/pipeline/rounds/rounds.yaml
 expect 4 "missing.yaml" "$bin/halter-rounds" --config "$work/missing.yaml" --run "$work/x"
 mkdir "$work/stages" && cp tests/pipeline/rounds/*.yaml "$work/stages/" && echo 'optim: {lr: 7}' > "$work/stages/pretrain.yaml"
