@@ -61,6 +61,10 @@ void ht_path_parent(char out[HT_PATH_MAX], const char *path) {
     out[length] = '\0';
 }
 
+int ht_name_is_plain(const char *name) {
+    return name && name[0] && name[0] != '.' && !strpbrk(name, "/\\");
+}
+
 int ht_path_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;

@@ -17,10 +17,13 @@
 #define HT_PATH_MAX 4096
 ht_status ht_path_join(char out[HT_PATH_MAX], const char *folder, const char *name, ht_error *err);
 
-/* 1 when the path exists (file or folder), else 0. */
 /* out = the folder that holds path, which is shorter than HT_PATH_MAX and may be `out`: "." for a bare name, "/" for "/". */
 void ht_path_parent(char out[HT_PATH_MAX], const char *path);
 
+/* 1 for the name of a file that stays in its folder and is not hidden, whatever file it comes from; NULL is none. */
+int ht_name_is_plain(const char *name);
+
+/* 1 when the path exists (file or folder), else 0. */
 int ht_path_exists(const char *path);
 int ht_path_is_folder(const char *path);
 

@@ -30,7 +30,7 @@ ht_status ht_folder_model_files(json_t **files, const char *folder, ht_error *er
         HT_TRY(ht_json_read(path, &index, err));
         json_object_foreach(json_object_get(index, "weight_map"), tensor, shard) {
             const char *file = json_string_value(shard);
-            if (!file || !file[0] || file[0] == '.' || strpbrk(file, "/\\"))
+            if (!ht_name_is_plain(file))
                 status =
                     ht_fail(err, HT_ERR_DATA, "%s: shard of \"%.200s\" is no plain file name", path, tensor);
             else if (json_object_set_new(list, file, json_null()) != 0)

@@ -226,7 +226,7 @@ static ht_status add_shards(ht_safetensors *set, const char *index, const json_t
     json_t *value;
     json_object_foreach((json_t *)(uintptr_t)weight_map, tensor, value) {
         const char *shard = json_string_value(value);
-        if (!shard || !shard[0] || shard[0] == '.' || strpbrk(shard, "/\\")) {
+        if (!ht_name_is_plain(shard)) {
             status = ht_fail(err, HT_ERR_DATA,
                              "%s: \"weight_map\": shard \"%.200s\" of \"%.200s\" is no plain file name",
                              index, shard ? shard : "(not a string)", tensor);

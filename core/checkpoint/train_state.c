@@ -239,7 +239,7 @@ done:
 static ht_status check_file(const char *folder, const char *name, const json_t *noted, ht_error *err) {
     char path[HT_PATH_MAX], hash[HT_HASH_LEN];
     const char *wanted = ht_json_string(noted, "hash");
-    if (!wanted || !name[0] || strchr(name, '/'))
+    if (!wanted || !ht_name_is_plain(name))
         return ht_fail(err, HT_ERR_DATA, "%s: \"files\" is malformed", folder);
     ht_status status = ht_path_join(path, folder, name, err);
     if (status == HT_OK) status = ht_file_hash(path, hash, err);

@@ -76,6 +76,27 @@ static void test_files__join(void **state) {
     assert_string_equal(path, "");
 }
 
+static void test_files__parent(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {{"a", "."}, {"a/b", "a"}, {"a//b", "a"}, {"/a", "/"}, {"//a", "/"}, {"/", "/"}, {"a/", "a"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char out[HT_PATH_MAX];
+        ht_path_parent(out, cases[i][0]);
+        assert_string_equal(out, cases[i][1]);
+        strcpy(out, cases[i][0]);
+        ht_path_parent(out, out);
+        assert_string_equal(out, cases[i][1]);
+    }
+}
+
+static void test_files__plain_names_stay_in_their_folder(void **state) {
+    (void)state;
+    assert_true(ht_name_is_plain("model-1.safetensors"));
+    static const char *const others[] = {NULL, "", ".", "..", ".hidden", "/etc/passwd", "a/b", "..\\b"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        assert_false(ht_name_is_plain(others[i]));
+}
+
 static void test_files__write_and_read(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
@@ -347,9 +368,47 @@ static void test_files__folder_commit_does_not_overwrite(void **state) {
     assert_false(ht_path_exists(stale));
 }
 
+static void test_files__what_was_taken_away_meanwhile_is_named(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    char temporary[HT_PATH_MAX];
+    ht_file_writer writer;
+    assert_int_equal(ht_folder_begin(temporary, in_root("gone"), &err), HT_OK);
+    assert_int_equal(rmdir(temporary), 0);
+    assert_int_equal(ht_folder_commit(temporary, in_root("gone"), &err), HT_ERR_IO);
+    assert_non_null(strstr(err.message, "cannot sync folder \""));
+    assert_non_null(strstr(err.message, "/gone.tmp-"));
+    /* a folder where the file was to be */
+    err = (ht_error)HT_ERROR_INIT;
+    assert_int_equal(ht_file_create(&writer, in_root("taken"), &err), HT_OK);
+    assert_int_equal(mkdir(in_root("taken"), 0777), 0);
+    assert_int_equal(ht_file_commit(&writer, &err), HT_ERR_IO);
+    assert_non_null(strstr(err.message, "cannot create \""));
+    assert_non_null(strstr(err.message, "/taken\": Is a directory"));
+    assert_no_temporary(in_root("taken"));
+    err = (ht_error)HT_ERROR_INIT;
+    write_text(in_root("plain-file"), "x");
+    assert_int_equal(ht_folder_remove(in_root("plain-file/x"), &err), HT_ERR_IO);
+    assert_non_null(strstr(err.message, "cannot remove folder \""));
+}
+
+static void test_files__a_folder_without_room_for_its_temporary_name(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    char path[HT_PATH_MAX], temporary[HT_PATH_MAX];
+    snprintf(path, sizeof path, "%s", in_root("deep"));
+    while (strlen(path) < HT_PATH_MAX - 4)
+        strcat(path, strlen(path) % 2 ? "d" : "/");
+    assert_int_equal(ht_folder_begin(temporary, path, &err), HT_ERR_USAGE);
+    assert_non_null(strstr(err.message, "...\" is longer than 4095 bytes"));
+    assert_string_equal(temporary, "");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_files__join),
+        cmocka_unit_test(test_files__parent),
+        cmocka_unit_test(test_files__plain_names_stay_in_their_folder),
         cmocka_unit_test(test_files__write_and_read),
         cmocka_unit_test(test_files__reading_stops_at_the_limit),
         cmocka_unit_test(test_files__nothing_is_seen_before_commit),
@@ -365,6 +424,8 @@ int main(void) {
         cmocka_unit_test(test_files__check_writable),
         cmocka_unit_test(test_files__folder_is_whole_or_absent),
         cmocka_unit_test(test_files__folder_commit_does_not_overwrite),
+        cmocka_unit_test(test_files__what_was_taken_away_meanwhile_is_named),
+        cmocka_unit_test(test_files__a_folder_without_room_for_its_temporary_name),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -622,6 +622,11 @@ static void test_model_folder__identity(void **state) {
     write_text(in_root("a/config.json"), "{}");
     assert_ok(ht_model_folder_hash(in_root("a"), again, &err), &err);
     assert_string_not_equal(first, again);
+    /* An index that leads out of the folder: nothing there is read. */
+    assert_int_equal(rename(in_root("b/model.safetensors"), in_root("w")), 0);
+    write_text(in_root("b/model.safetensors.index.json"), "{\"weight_map\": {\"model.norm.weight\": \"../w\"}}");
+    assert_failed(ht_model_folder_hash(in_root("b"), again, &err), HT_ERR_DATA, &err,
+                  "b/model.safetensors.index.json: shard of \"model.norm.weight\" is no plain file name");
     close_model(&f);
 }
 

@@ -229,6 +229,31 @@ static void test_train_state__changed_value(void **state) {
     close_run(&r);
 }
 
+/* A list of files that leads elsewhere, with the right checksum: nothing outside of the state is read. */
+static void test_train_state__files_of_another_folder(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    run r;
+    json_t *json;
+    char *text, hash[HT_HASH_LEN];
+    open_run(&r, 33);
+    save(&r, 1, 3);
+    save(&r, 2, 3);
+    assert_ok(ht_json_read(in_root("state/step-00000002/state.json"), &json, &err), &err);
+    json_object_set(json_object_get(json, "files"), "../step-00000001/policy.safetensors",
+                    json_object_get(json_object_get(json, "files"), "policy.safetensors"));
+    json_object_del(json, "checksum");
+    assert_ok(ht_json_text(&text, json, JSON_COMPACT | JSON_SORT_KEYS, &err), &err);
+    ht_hash(text, strlen(text), hash);
+    json_object_set_new(json, "checksum", json_string(hash));
+    assert_ok(ht_json_write(in_root("state/step-00000002/state.json"), json, &err), &err);
+    free(text);
+    json_decref(json);
+    assert_found(&r, 1);
+    assert_non_null(strstr(warnings, "step-00000002: \"files\" is malformed"));
+    close_run(&r);
+}
+
 static void test_train_state__all_damaged(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
@@ -422,6 +447,7 @@ int main(void) {
         TEST(test_train_state__keeps_the_last),
         TEST(test_train_state__damage),
         TEST(test_train_state__changed_value),
+        TEST(test_train_state__files_of_another_folder),
         TEST(test_train_state__all_damaged),
         TEST(test_train_state__leaves_a_damaged_line),
         TEST(test_train_state__replaces_its_step),
