@@ -11,6 +11,7 @@
 
 #include "core/backend/backend.h"
 #include "core/base/rng.h"
+#include "tests/unit/do.h"
 
 static ht_backend *backend;
 
@@ -326,23 +327,27 @@ static void test_sample__a_logit_that_is_not_finite_is_refused(void **state) {
 
 static void test_sample__settings_out_of_range_are_refused(void **state) {
     (void)state;
-    ht_sampling wrong[6];
-    for (int i = 0; i < 6; i++)
-        wrong[i] = plain;
-    wrong[0].temperature = -1;
-    wrong[1].temperature = NAN;
-    wrong[2].top_p = 0;
-    wrong[3].top_p = 1.5f;
-    wrong[4].top_k = -1;
-    wrong[5].temperature = INFINITY;
+    static const struct {
+        ht_sampling setting;
+        const char *says;
+    } cases[] = {
+        {{.temperature = -1, .top_p = 1}, "sample: row 0: temperature = -1 is neither 0 nor in [1e-6, 1e6]"},
+        {{.temperature = 1e-7f, .top_p = 1}, "temperature = 1e-07 is neither"},
+        {{.temperature = NAN, .top_p = 1}, "temperature = nan is neither"},
+        {{.temperature = INFINITY, .top_p = 1}, "temperature = inf is neither"},
+        {{.temperature = 1, .top_p = 0}, "sample: row 0: top_p = 0 is outside (0, 1]"},
+        {{.temperature = 1, .top_p = 1.5f}, "top_p = 1.5 is outside"},
+        {{.temperature = 1, .top_p = 1, .top_k = -1}, "sample: row 0: top_k = -1 is below 0"},
+    };
     float z[4] = {0};
+    int32_t token;
     ht_tensor logits = ht_tensor_of(z, HT_F32, 1, 4);
-    for (int i = 0; i < 6; i++) {
-        int32_t token;
-        ht_error err = HT_ERROR_INIT;
-        assert_int_equal(ht_sample(backend, &logits, &wrong[i], &token, NULL, &err), HT_ERR_USAGE);
-        assert_non_null(strstr(err.message, "row 0"));
-    }
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        FAILS(ht_sample(backend, &logits, &cases[i].setting, &token, NULL, &err_), HT_ERR_USAGE, cases[i].says);
+    logits = ht_tensor_of(z, HT_F32, 1, 0);
+    FAILS(ht_sample(backend, &logits, &plain, &token, NULL, &err_), HT_ERR_USAGE, "sample: 0 columns of logits");
+    logits = ht_tensor_of(z, HT_F32, 1, (int64_t)INT32_MAX + 1); /* an id would not hold it */
+    FAILS(ht_sample(backend, &logits, &plain, &token, NULL, &err_), HT_ERR_USAGE, "sample: 2147483648 columns of logits");
 }
 
 int main(void) {
