@@ -223,12 +223,6 @@ static ht_status open_memory(void *self, ht_train_setup *setup, ht_error *err) {
                                                    .dtype = ht_backend_dtype(setup->be),
                                                    .seed = c->seed},
                                &t->model, err));
-    if (t->model.config.vocab_size < ht_tokenizer_size(t->tokenizer)) {
-        status = ht_fail(err, HT_ERR_DATA,
-                         "\"%s\": the tokenizer has %" PRId32 " pieces, the model's vocabulary %" PRId64,
-                         t->config->model, ht_tokenizer_size(t->tokenizer), t->model.config.vocab_size);
-        goto done;
-    }
     HT_TRY(ht_trainable_init(&t->trainable, &t->model, &options, &setup->arena, err));
     HT_TRY(ht_activations_init(&t->acts, &t->model, &setup->arena, c->recompute ? HT_KEEP_RECOMPUTE : HT_KEEP_ALL,
                                c->micro_tokens, sequences, err));

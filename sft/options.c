@@ -51,10 +51,10 @@ static const ht_option data_options[] = {
 static const ht_option init_options[] = {
     HT_OPT_INT(ht_init_config, dim, "init.dim", "256", 8, 1 << 20, 0, "width of a new model"),
     HT_OPT_INT(ht_init_config, layers, "init.layers", "4", 1, 4096, 0, "layers of a new model"),
-    HT_OPT_INT(ht_init_config, heads, "init.heads", "4", 1, 65536, 0, "attention heads of a new model"),
-    HT_OPT_INT(ht_init_config, kv_heads, "init.kv_heads", "0", 0, 65536, 0,
+    HT_OPT_INT(ht_init_config, heads, "init.heads", "4", 1, 4096, 0, "attention heads of a new model"),
+    HT_OPT_INT(ht_init_config, kv_heads, "init.kv_heads", "0", 0, 4096, 0,
                "key/value heads of a new model; 0: as many as heads"),
-    HT_OPT_INT(ht_init_config, ffn_dim, "init.ffn_dim", "0", 0, 1 << 24, 0,
+    HT_OPT_INT(ht_init_config, ffn_dim, "init.ffn_dim", "0", 0, 1 << 22, 0,
                "feed-forward width of a new model; 0: 8/3 of the width, rounded up to a multiple of 32"),
     HT_OPT_INT(ht_init_config, max_positions, "init.max_positions", "4096", 8, 1 << 20, 0,
                "longest sequence of a new model, tokens"),

@@ -89,6 +89,14 @@ expect 0 "" "$annotations" import --kind helpfulness --db "$work/p2.db" --split 
 expect 2 "data_hash was" "${tune[@]}" --db "$work/p2.db" --out "$work/sft-other" --resume
 
 # --- wrong inputs
+expect 2 "init.dim = 32 is not a multiple of init.heads = 3" "${pretrain[@]}" --out "$work/x" --set init.heads=3
+expect 2 "init.dim = 32 and init.heads = 32 make heads of 1 numbers" "${pretrain[@]}" --out "$work/x" --set init.heads=32
+expect 2 "init.heads = 2 is not a multiple of init.kv_heads = 4" "${pretrain[@]}" --out "$work/x" --set init.kv_heads=4
+expect 2 "data.seq_len = 64 is above the model's 32 positions" "${pretrain[@]}" --out "$work/x" --set init.max_positions=32
+cp -r "$work/base" "$work/other-end" && sed -i 's/"eos_token_id": 2/"eos_token_id": 5/' "$work/other-end/config.json"
+expect 3 'other-end/tokenizer.model" has BOS 1 and EOS 2, the model'"'"'s config.json 1 and 5' "${tune[@]}" --out "$work/x" --model "$work/other-end"
+cp -r "$work/base" "$work/small" && sed -i 's/"vocab_size": 300/"vocab_size": 299/' "$work/small/config.json"
+expect 3 "small/tokenizer.model: 300 pieces, but the model has a vocabulary of 299" "${tune[@]}" --out "$work/x" --model "$work/small"
 expect 2 "no data" "$sft" --out "$work/x"
 expect 2 "no model" "$sft" --db "$work/p.db" --out "$work/x"
 expect 4 "missing.db" "${tune[@]}" --db "$work/missing.db" --out "$work/x"
