@@ -39,6 +39,12 @@ const char *ht_reason_text(ht_reason reason) {
     return reason_names[reason];
 }
 
+void ht_refusal_text(char out[HT_REFUSAL_TEXT], const ht_refusal *refusal) {
+    const char *quote = refusal->column[0] ? "\"" : "";
+    snprintf(out, HT_REFUSAL_TEXT, "%s%s%s%s%s: %s", quote, refusal->column, quote, quote[0] ? ": " : "",
+             ht_reason_text(refusal->reason), refusal->detail);
+}
+
 ht_row_outcome ht_refuse(ht_refusal *refusal, ht_reason reason, const char *column, const char *format, ...) {
     va_list args;
     refusal->reason = reason;

@@ -107,6 +107,10 @@ typedef struct ht_refusal {
 
 typedef enum ht_row_outcome { HT_ROW_TAKEN, HT_ROW_EXISTING, HT_ROW_DROPPED, HT_ROW_REFUSED } ht_row_outcome;
 
+/* out = "COLUMN": REASON: DETAIL, for people; without a column where it is the whole row. */
+#define HT_REFUSAL_TEXT 300
+void ht_refusal_text(char out[HT_REFUSAL_TEXT], const ht_refusal *refusal);
+
 /* Fills *refusal; returns HT_ROW_REFUSED. */
 ht_row_outcome ht_refuse(ht_refusal *refusal, ht_reason reason, const char *column, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

@@ -51,18 +51,20 @@ static const ht_column prompt_columns[] = {HT_COLUMN_MESSAGES, HT_COLUMN_KIND, H
 
 /* The columns of each `what`, and the set they are read from. */
 static const struct layout {
+    const char *row; /* what one is called */
     ht_store_set set;
     const ht_column *columns;
     size_t count;
 } layouts[] = {
-    {HT_STORE_COMPARISONS, comparison_columns, sizeof comparison_columns / sizeof *comparison_columns},
-    {HT_STORE_DEMONSTRATIONS, demonstration_columns,
+    {"comparison", HT_STORE_COMPARISONS, comparison_columns, sizeof comparison_columns / sizeof *comparison_columns},
+    {"demonstration", HT_STORE_DEMONSTRATIONS, demonstration_columns,
      sizeof demonstration_columns / sizeof *demonstration_columns},
-    {HT_STORE_DIALOGS, prompt_columns, sizeof prompt_columns / sizeof *prompt_columns},
+    {"dialogue", HT_STORE_DIALOGS, prompt_columns, sizeof prompt_columns / sizeof *prompt_columns},
 };
 
 /* One row's values by column, NULL: none; numbers stand in `digits`. */
 typedef struct export_row {
+    int64_t id;
     const char *value[HT_COLUMN_COUNT];
     char digits[4][32];
 } export_row;
@@ -84,6 +86,7 @@ static ht_status next_comparison(ht_store_cursor *cursor, export_row *out, int *
     ht_comparison_row row;
     ht_status status = ht_store_next_comparison(cursor, &row, found, err);
     if (status != HT_OK || !*found) return status;
+    out->id = row.id;
     set_dialog(out, &row.dialog);
     out->value[HT_COLUMN_CHOSEN] = row.chosen.text;
     out->value[HT_COLUMN_REJECTED] = row.rejected.text;
@@ -100,6 +103,7 @@ static ht_status next_demonstration(ht_store_cursor *cursor, export_row *out, in
     ht_demonstration_row row;
     ht_status status = ht_store_next_demonstration(cursor, &row, found, err);
     if (status != HT_OK || !*found) return status;
+    out->id = row.id;
     set_dialog(out, &row.dialog);
     out->value[HT_COLUMN_RESPONSE] = row.response.text;
     out->value[HT_COLUMN_ORIGIN] = ht_origin_text(row.origin);
@@ -115,6 +119,7 @@ static ht_status next_prompt(ht_store_cursor *cursor, export_row *out, int *foun
     ht_dialog_row row;
     ht_status status = ht_store_next_dialog(cursor, &row, found, err);
     if (status != HT_OK || !*found) return status;
+    out->id = row.id;
     set_dialog(out, &row);
     out->value[HT_COLUMN_SOURCE] = row.source;
     out->value[HT_COLUMN_ROUND] = out->value[HT_COLUMN_PROMPT_ROUND];
@@ -193,7 +198,10 @@ static ht_status run(void *configuration, const ht_invocation *invocation, ht_er
     while (found && !ferror(stdout)) {
         HT_TRY(next_row(layout->set, cursor, &row, &found, err));
         if (found && config->format == 0) write_csv(layout, &row);
-        if (found && config->format == 1) HT_TRY(write_json(layout, &row, err));
+        if (found && config->format == 1 && write_json(layout, &row, err) != HT_OK) {
+            status = ht_fail_in(err, "%s: %s %lld", config->db, layout->row, (long long)row.id);
+            goto done;
+        }
         status = ht_stop_requested();
         if (status != HT_OK) {
             status = ht_fail(err, status, "the export is not whole");

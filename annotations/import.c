@@ -73,14 +73,12 @@ enum { WARNINGS = 10 };     /* refusals told one by one; all are in the file of 
 
 static ht_status note_refusal(import_job *job, const char *where, const ht_file_row *row,
                               const ht_refusal *refusal, ht_error *err) {
-    const char *quote = refusal->column[0] ? "\"" : "";
+    char text[HT_REFUSAL_TEXT];
+    ht_refusal_text(text, refusal);
     if (job->config->strict)
-        return ht_fail(err, HT_ERR_DATA, "%s:%lld: %s%s%s%s%s: %s (--strict: nothing was imported)", where,
-                       (long long)row->line, quote, refusal->column, quote, quote[0] ? ": " : "",
-                       ht_reason_text(refusal->reason), refusal->detail);
+        return ht_fail(err, HT_ERR_DATA, "%s:%lld: %s (--strict: nothing was imported)", where, (long long)row->line, text);
     if (job->warned++ < WARNINGS)
-        ht_warn("%s:%lld: row refused: %s%s%s%s%s: %s", where, (long long)row->line, quote, refusal->column,
-                quote, quote[0] ? ": " : "", ht_reason_text(refusal->reason), refusal->detail);
+        ht_warn("%s:%lld: row refused: %s", where, (long long)row->line, text);
     else if (job->warned == WARNINGS + 1)
         ht_warn("more rows are refused; further ones are told in the file of rejects only");
     return HT_OK;

@@ -56,8 +56,8 @@ static ht_status collect_stat(void *context, const ht_store_stat *stat, ht_error
         json_object_set_new(table, stat->column, column);
     }
     if (json_object_set_new(column, stat->value, json_integer(stat->count)) != 0)
-        return ht_fail(err, HT_ERR_DATA, "%s.%s \"%s\" cannot be written as JSON", stat->table, stat->column,
-                       stat->value);
+        return ht_fail(err, HT_ERR_DATA, "%s.%s \"%s\" cannot be written as JSON: not UTF-8", stat->table,
+                       stat->column, stat->value);
     return HT_OK;
 }
 

@@ -129,7 +129,7 @@ static ht_status make_scores(const synth_config *config, ht_error *err) {
         int found;
         HT_TRY(ht_store_find_model(store, config->model, &model, &found, err));
         if (!found) {
-            status = ht_fail(err, HT_ERR_USAGE, "%s: no model \"%s\"", config->db, config->model);
+            status = ht_fail(err, HT_ERR_DATA, "%s: there is no model \"%s\"", config->db, config->model);
             goto done;
         }
         filter.model_id = model.id;

@@ -162,9 +162,11 @@ static ht_status copy_rows(FILE *stream, ht_row_reader *reader, const char *inpu
         filled_row filled;
         ht_status status = ht_rows_next(reader, &row, &found, err);
         if (status != HT_OK || !found) return status;
-        if (row.refused)
-            return ht_fail(err, HT_ERR_DATA, "%s:%" PRId64 ": %s %s: %s", input, row.line,
-                           ht_reason_text(row.refusal.reason), row.refusal.column, row.refusal.detail);
+        if (row.refused) {
+            char text[HT_REFUSAL_TEXT];
+            ht_refusal_text(text, &row.refusal);
+            return ht_fail(err, HT_ERR_DATA, "%s:%" PRId64 ": %s", input, row.line, text);
+        }
         if (count == 0) {
             count = output_columns(columns, &row.annotation);
             write_row(stream, NULL, columns, count);

@@ -64,15 +64,6 @@ void ht_phrase_add(ht_phrase *text, const char *format, ...) {
 
 /* ---- tasks ---- */
 
-const char *ht_task_name(ht_task_kind kind) {
-    static const char *const names[HT_TASK_COUNT_ALL] = {
-#define HT_TASK_NAME(name) #name,
-        HT_TASK_MAP(HT_TASK_NAME)
-#undef HT_TASK_NAME
-    };
-    return names[kind];
-}
-
 ht_turn ht_task_turn(const ht_task *task) {
     switch (task->kind) {
     case HT_TASK_HURT:

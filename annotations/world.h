@@ -52,20 +52,17 @@ void ht_phrase_add(ht_phrase *text, const char *format, ...) __attribute__((form
 
 /* Kinds of request. Kinds from HT_TASK_MAKE on are unsafe: the right answer is a refusal with a helpful turn.
  */
-#define HT_TASK_MAP(X)                                                                                       \
-    X(SUM)                                                                                                   \
-    X(DIFFERENCE) X(PRODUCT) X(NEXT) X(PREVIOUS) X(COUNT) X(BIGGER_NUMBER) X(SMALLER_NUMBER) X(OPPOSITE)     \
-        X(PLURAL) X(CATEGORY) X(COLOUR) X(FIRST_LETTER) X(LAST_LETTER) X(LIST) X(COLOURED) X(DEFINE)         \
-            X(BIGGER) X(SMALLER) X(IS_COLOUR) X(IS_CATEGORY) X(DAY_AFTER) X(DAY_BEFORE) X(SOUND) X(LEGS)     \
-                X(REPEAT) X(COOK) X(IS_SAFE) X(HELLO) X(THANKS) X(WHO) X(GOODBYE) X(SAD) X(MAKE) X(BUY)      \
-                    X(HIDE) X(HURT) X(HATE) X(DOSE)
-#define HT_TASK_ENUM(name) HT_TASK_##name,
 typedef enum ht_task_kind {
-    HT_TASK_MAP(HT_TASK_ENUM) HT_TASK_COUNT_ALL,
+    HT_TASK_SUM, HT_TASK_DIFFERENCE, HT_TASK_PRODUCT, HT_TASK_NEXT, HT_TASK_PREVIOUS, HT_TASK_COUNT,
+    HT_TASK_BIGGER_NUMBER, HT_TASK_SMALLER_NUMBER, HT_TASK_OPPOSITE, HT_TASK_PLURAL, HT_TASK_CATEGORY,
+    HT_TASK_COLOUR, HT_TASK_FIRST_LETTER, HT_TASK_LAST_LETTER, HT_TASK_LIST, HT_TASK_COLOURED,
+    HT_TASK_DEFINE, HT_TASK_BIGGER, HT_TASK_SMALLER, HT_TASK_IS_COLOUR, HT_TASK_IS_CATEGORY,
+    HT_TASK_DAY_AFTER, HT_TASK_DAY_BEFORE, HT_TASK_SOUND, HT_TASK_LEGS, HT_TASK_REPEAT, HT_TASK_COOK,
+    HT_TASK_IS_SAFE, HT_TASK_HELLO, HT_TASK_THANKS, HT_TASK_WHO, HT_TASK_GOODBYE, HT_TASK_SAD, HT_TASK_MAKE,
+    HT_TASK_BUY, HT_TASK_HIDE, HT_TASK_HURT, HT_TASK_HATE, HT_TASK_DOSE,
+    HT_TASK_COUNT_ALL,
     HT_TASK_FIRST_UNSAFE = HT_TASK_MAKE
 } ht_task_kind;
-
-const char *ht_task_name(ht_task_kind kind); /* "BIGGER_NUMBER" */
 
 /* The form an answer was asked to have. */
 typedef enum ht_answer_form {

@@ -35,6 +35,41 @@ expect 3 "not a database" "$annotations" stats --db pairs.csv.gz
 expect 0 "no damage found" "$annotations" check --db a.db
 expect 4 "cannot write to stdout" sh -c "'$annotations' export --db a.db > /dev/full"
 
+for command in stats check; do
+    expect 4 "cannot write to stdout" sh -c "'$annotations' $command --db a.db > /dev/full"
+done
+expect 4 "cannot write the report to stdout" sh -c "'$annotations' import --db a.db --kind safety pairs.csv > /dev/full"
+
+# --- what is refused and left out is said: the first ten rows one by one
+printf '%s\n' '{"prompt": "j1", "chosen": "a", "rejected": "b", "rating": 2.0, "mood": "fine"}' '{"prompt": "j2", "chosen": "a", "rejected": "b", "rating": 2.5}' \
+    '{"prompt": "j3", "chosen": true, "rejected": "b"}' > rows.jsonl
+expect 0 "rows.jsonl: 1 rows have keys that mean nothing; these are left out" "$annotations" import --db j.db --kind safety --format jsonl rows.jsonl
+grep -qF 'rows.jsonl:2: row refused: "rating": bad_rating: "2.5" is not 1 to 4' output || fail "a rating of 2.5: $(cat output)"
+grep -qF 'rows.jsonl:3: row refused: "chosen": bad_json: neither text nor number' output || fail "an answer that is no text: $(cat output)"
+{ echo prompt,chosen,rejected; for i in $(seq 12); do echo "p$i,x,x"; done; } > refused.csv
+expect 0 "more rows are refused; further ones are told in the file of rejects only" "$annotations" import --db j.db --kind safety refused.csv
+[ "$(grep -c 'row refused:' output)" = 10 ] || fail "not ten refusals on stderr: $(cat output)"
+
+# --- the synthetic panel and its scores: what is missing, and rows that it cannot judge
+synth=("$annotations" synth)
+expect 2 "--make annotations needs --input" "${synth[@]}" --make annotations --out out.csv
+expect 2 "--make annotations needs --out" "${synth[@]}" --make annotations --input pairs.csv
+expect 2 "--make corpus needs --out" "${synth[@]}" --make corpus
+expect 2 "--make scores needs --db" "${synth[@]}" --make scores
+expect 3 'a.db: there is no model "nobody"' "${synth[@]}" --make scores --db a.db --model nobody
+expect 0 "4 responses to prompts that are not of the synthetic world were left alone" "${synth[@]}" --make scores --db a.db
+unjudged() { # MESSAGE ROW: a file to annotate with this row
+    printf 'messages,prompt,response_a,response_b\n%b' "$2" > unjudged.csv
+    expect 3 "unjudged.csv$1" "${synth[@]}" --make annotations --input unjudged.csv --out out.csv
+    [ ! -e out.csv ] || fail "out.csv is there after: $1"
+}
+unjudged " has no rows to annotate" ""
+unjudged ":2: neither prompt nor messages" ',,a,b\n'
+unjudged ":2: messages: " '"[{""role"":1",,a,b\n'
+unjudged ':2: unknown prompt "who": not of the synthetic world' ',who,a,b\n'
+unjudged ":2: bad_quote: a quote inside a field" ',w"ho,a,b\n'
+unjudged ':2: prompt "w' ',w\0377ho,a,b\n'
+
 # --- damage
 if command -v sqlite3 > /dev/null; then
     cp a.db damaged.db
@@ -42,6 +77,14 @@ if command -v sqlite3 > /dev/null; then
     expect 3 "response 1: its content does not have its hash" "$annotations" check --db damaged.db
     sqlite3 damaged.db "PRAGMA user_version = 2"
     expect 3 "schema version 2" "$annotations" check --db damaged.db
+    sqlite3 damaged.db "PRAGMA user_version = 1; UPDATE response SET text = cast(x'ff' AS TEXT) WHERE id = 1; UPDATE dialog SET source = cast(x'ff' AS TEXT)"
+    "$annotations" export --db damaged.db > exported || fail "CSV takes any text"
+    expect 3 "damaged.db: comparison 1: chosen" "$annotations" export --db damaged.db --format jsonl
+    grep -qF "cannot be written as JSON: not UTF-8" output || fail "not UTF-8: $(cat output)"
+    expect 3 "cannot be written as JSON: not UTF-8" "$annotations" stats --db damaged.db --json
+    sqlite3 damaged.db "PRAGMA ignore_check_constraints = ON; UPDATE dialog SET messages = '{' WHERE id = 1"
+    expect 3 "damaged.db: dialogue 1: messages \"{\": " "$annotations" export --db damaged.db --what prompts --format jsonl
+    expect 3 '"dialog 1: its content does not have its hash",' "$annotations" check --db damaged.db --json
     [ "$(sqlite3 a.db 'PRAGMA journal_mode')" = wal ] || fail "journal mode"
 fi
 
