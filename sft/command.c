@@ -253,10 +253,11 @@ done:
     ht_sft_data_free(&s.data);
     ht_store_close(s.store);
     ht_tokenizer_free(s.tokenizer);
+    status = ht_comm_close(s.comm, status, err);
+    /* All ranks have read the tokenizer. */
     if (s.made_tokenizer && !s.begun) unlink(s.tokenizer_path);
     ht_train_release_out(&s.config->train, &s.lock);
-    status = ht_comm_close(s.comm, status, err);
-    if (s.temporary[0]) { /* other ranks have read it */
+    if (s.temporary[0]) {
         ht_error ignored = HT_ERROR_INIT;
         if (ht_folder_remove(s.temporary, &ignored) != HT_OK) ht_warn("%s", ignored.message);
     }
