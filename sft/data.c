@@ -43,7 +43,6 @@ static char *hash_set(const ht_sft_set *set, char *out) {
 ht_status ht_sft_data_finish(ht_sft_data *data, ht_error *err) {
     char hashes[10 * (HT_HASH_LEN - 1) + 1];
     const ht_example_set *train = &data->train.examples, *held_out = &data->held_out.examples;
-    if (train->count == 0) return ht_fail(err, HT_ERR_DATA, "there are no examples to train on");
     char *end = hash_set(&data->held_out, hash_set(&data->train, hashes));
     ht_hash(hashes, (size_t)(end - hashes), data->hash);
     ht_info(

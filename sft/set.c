@@ -19,7 +19,7 @@ void ht_sft_set_free(ht_sft_set *set) {
 ht_status ht_sft_set_add(ht_sft_set *set, const ht_example *example, double weight, ht_error *err) {
     ht_status status = HT_OK;
     if (!(weight > 0) || !isfinite((float)weight))
-        return ht_fail(err, HT_ERR_DATA, "weight %g is not a positive number", weight);
+        return ht_fail(err, HT_ERR_DATA, "weight %g is not above 0 and finite in 32 bits", weight);
     HT_TRY(ht_grow(&set->weights, &set->weight_capacity, set->examples.count + 1, sizeof *set->weights, err));
     HT_TRY(ht_example_set_add(&set->examples, example->id, example->tokens, example->is_target,
                               example->length, err));
@@ -72,7 +72,6 @@ ht_status ht_sft_plan_init(ht_sft_plan *plan, const ht_sft_set *set, const ht_da
     ht_status status = HT_OK;
     int64_t n = (int64_t)set->examples.count;
     size_t capacity = 0;
-    if (n == 0) return ht_fail(err, HT_ERR_DATA, "there are no examples to train on");
     HT_TRY(ht_calloc(&plan->order, (size_t)n * (size_t)config->epochs, sizeof *plan->order, err));
     for (int64_t epoch = 0; epoch < config->epochs; epoch++) {
         ht_rng_permutation((uint64_t)seed, ht_rng_stream(HT_RNG_ORDER, (uint64_t)epoch, 0), n,

@@ -167,11 +167,6 @@ done:
 static ht_status begin_or_find(loop *l, int64_t *step, json_t **values, ht_error *err) {
     ht_status status = HT_OK;
     if (!ht_path_exists(l->paths.run)) return begin_run(l, err);
-    if (!l->config->resume)
-        return ht_fail(err, HT_ERR_USAGE,
-                       "out = \"%s\" holds a run that has not ended; give another folder, or "
-                       "--resume",
-                       l->config->out);
     HT_TRY(check_same_run(l, err));
     l->complete = ht_model_folder_complete(l->config->out);
     if (l->complete) goto done;

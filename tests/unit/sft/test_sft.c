@@ -193,7 +193,23 @@ static void test_sft__too_long_is_an_error_or_counted(void **state) {
     assert_int_equal(data.train.examples.count, 1);
     assert_int_equal(json_integer_value(json_object_get(data.lineage, "skipped_too_long")), 1);
     ht_sft_data_free(&data);
+    config.seq_len = 8;
+    FAILS(ht_sft_load_demonstrations(&data, store, &config, f->tokenizer, &err_), HT_ERR_DATA,
+          "long.db: no demonstration of split train fits the filter (data.kinds, data.origins");
     ht_store_close(store);
+}
+
+static void test_sft__a_weight_that_is_none_is_refused(void **state) {
+    (void)state;
+    static const double wrong[] = {0, -1, NAN, INFINITY, 1e39};
+    int32_t tokens[] = {1, 2};
+    uint8_t is_target[] = {0, 1};
+    ht_example example = {.tokens = tokens, .is_target = is_target, .length = 2};
+    ht_sft_set set = {.weights = NULL};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        FAILS(ht_sft_set_add(&set, &example, wrong[i], &err_), HT_ERR_DATA, "is not above 0 and finite in 32 bits");
+    assert_int_equal(set.examples.count, 0);
+    ht_sft_set_free(&set);
 }
 
 static void test_sft__filter_and_split_choose_rows(void **state) {
@@ -562,6 +578,7 @@ int main(void) {
         cmocka_unit_test(test_sft__targets_are_the_answer_and_eos),
         cmocka_unit_test(test_sft__sampled_ids_are_used_as_they_are),
         cmocka_unit_test(test_sft__too_long_is_an_error_or_counted),
+        cmocka_unit_test(test_sft__a_weight_that_is_none_is_refused),
         cmocka_unit_test(test_sft__filter_and_split_choose_rows),
         cmocka_unit_test(test_sft__documents_are_separated_as_asked),
         cmocka_unit_test(test_sft__windows_lose_nothing),
