@@ -84,10 +84,9 @@ static ht_status add_documents(adder *a, ht_span text, ht_error *err) {
         ht_span document = ht_document_next(&rest, a->task->documents);
         if (!document.size) break;
         status = add_document(a, document, err);
-        if (status != HT_OK) {
-            ht_fail_in(err, "document at byte %zu", (size_t)(document.data - text.data));
-            goto done;
-        }
+        /* Other failures are of a pass, which may be over documents before this one. */
+        if (status == HT_ERR_DATA) ht_fail_in(err, "document at byte %zu", (size_t)(document.data - text.data));
+        if (status != HT_OK) goto done;
         ht_progress_update(&progress, (int64_t)((text.size - rest.size) >> 10), "KiB");
     }
     HT_TRY(run_batch(a, err));

@@ -181,14 +181,19 @@ static ht_status read_lines(lines *l, const char *path, ht_error *err) {
             goto done;
         }
         if (l->sequences.count < SCORED_AT_ONCE) continue;
-        HT_TRY(flush_lines(l, err));
+        status = flush_lines(l, err);
+        if (status != HT_OK) break;
         status = ht_stop_requested();
         if (status != HT_OK) {
             ht_fail(err, status, "stopped; %" PRId64 " responses are scored", l->scored);
             goto done;
         }
     }
-    HT_TRY(flush_lines(l, err));
+    if (status == HT_OK) status = flush_lines(l, err);
+    if (status != HT_OK) {
+        ht_fail_in(err, "%s", path);
+        goto done;
+    }
     if (!l->scored) status = ht_fail(err, HT_ERR_DATA, "%s: there is nothing to score", path);
 done:
     ht_line_release(&reader);

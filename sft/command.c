@@ -1,6 +1,7 @@
 /*
  * The command: from options to a trained model folder.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,9 +51,9 @@ static ht_status place_for_tokenizer(session *s, ht_error *err) {
     ht_status status = HT_OK;
     char folder[HT_PATH_MAX];
     if (s->config->train.dry_run) {
-        const char *tmp = getenv("TMPDIR");
-        snprintf(folder, sizeof folder, "%s/halter-sft-XXXXXX", is_given(tmp) ? tmp : "/tmp");
-        if (!mkdtemp(folder)) return ht_fail(err, HT_ERR_IO, "cannot create a folder \"%s\"", folder);
+        const char *tmp = is_given(getenv("TMPDIR")) ? getenv("TMPDIR") : "/tmp";
+        snprintf(folder, sizeof folder, "%s/halter-sft-XXXXXX", tmp);
+        if (!mkdtemp(folder)) return ht_fail(err, HT_ERR_IO, "cannot create a folder in \"%s\": %s", tmp, strerror(errno));
         snprintf(s->temporary, sizeof s->temporary, "%s", folder);
     } else {
         HT_TRY(ht_path_join(folder, s->config->train.out, "state", err));

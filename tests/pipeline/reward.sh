@@ -75,7 +75,33 @@ score() { sed -n "$1s/.*\"score\":\([-0-9.e]*\),.*/\1/p" "$work/out.jsonl"; }
 awk -v a="$(score 1)" -v b="$(score 2)" 'BEGIN { exit !(a > b) }' || fail "the polite answer has $(score 1), the other $(score 2)"
 "$reward" apply --model "$work/rm" --input - --threads 1 < "$work/in.jsonl" 2> "$work/output" | cmp - "$work/out.jsonl" || fail "apply --input -"
 
+expect 0 '"scored": 280, "already_scored": 0, "mean": ' "$reward" apply --db "$work/p.db" --model "$work/no-margin" --threads 1 --json
+
+# --- scores that are no numbers: what has one is named
+cp -r "$work/rm" "$work/bad" && cp -r "$work/base" "$work/bad-base"
+for folder in "$work/bad" "$work/bad-base"; do # in the middle: weights of a layer
+    printf '\377%.0s' {1..64} | dd of="$folder/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$folder/model.safetensors") / 2)) 2> /dev/null
+done
+expect 1 "bad gives response 1 the score " "$reward" apply --db "$work/p.db" --model "$work/bad" --threads 1
+expect 1 "in.jsonl: the score of line 1 is " "$reward" apply --model "$work/bad" --input "$work/in.jsonl" --threads 1
+expect 1 ": the scores are " "$reward" evaluate --db "$work/p.db" --model "$work/bad" --threads 1
+expect 1 "is not finite: " "${train[@]}" --model "$work/bad-base" --out "$work/x" --set train.eval_every=0
+grep -q 'step 1 is made of .* rows; comparison: [0-9]' "$work/output" || fail "the rows of the bad step are not said: $(tail -n 3 "$work/output")"
+rm -r "$work/x"
+
+# --- nothing held out
+sed 's/,test$/,train/' "$work/pairs.csv" > "$work/train.csv"
+expect 0 "140 taken" "$annotations" import --db "$work/train.db" "$work/train.csv"
+expect 0 "no own comparison is in the test split: nothing is evaluated during training" "${train[@]}" --db "$work/train.db" --out "$work/no-tests" \
+    --set data.epochs=1 --set data.batch_size=140
+
 # --- wrong inputs
+: > "$work/empty.jsonl"
+expect 3 "empty.jsonl: there is nothing to score" "$reward" apply --model "$work/rm" --input "$work/empty.jsonl"
+expect 3 "in.jsonl:1: prompt and response have" "$reward" apply --model "$work/rm" --input "$work/in.jsonl" --pass-tokens 8
+expect 3 "response 1: prompt and response have" "$reward" apply --db "$work/p.db" --model "$work/small-passes" --pass-tokens 8
+printf '{"messages": [{"role": "user", "content": "x"}], "response": "y", "finish": "late"}\n' > "$work/late.jsonl"
+expect 3 'late.jsonl:1: "finish" is neither "eos" nor "length"' "$reward" apply --model "$work/rm" --input "$work/late.jsonl"
 expect 2 "reward.kind" "$reward" train --db "$work/p.db" --model "$work/base" --out "$work/x"
 expect 2 "reward.own_share" "${train[@]}" --out "$work/x" --set reward.own_share=0
 expect 2 "reward.margin_table has 3" "${train[@]}" --out "$work/x" --set reward.margin=table --set reward.margin_table=1,2,3

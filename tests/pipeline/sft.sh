@@ -54,6 +54,12 @@ same "$work/base" "$work/late"
 # going on from a text: nothing is lost by giving a model
 expect 0 "model in" "${pretrain[@]}" --model "$work/base" --out "$work/more"
 
+# into a database that knows neither the model it starts from nor that one's parent: both are noted
+expect 0 "" "$annotations" import --kind helpfulness --db "$work/new.db" "$work/demonstrations.csv"
+expect 0 "model in" "$sft" --config tests/pipeline/sft-tune.yaml --db "$work/new.db" --model "$work/more" --threads 1 --set data.max_steps=1 \
+    --out "$work/third"
+[ "$(rows "$work/new.db" model)" = 3 ] || fail "base, more and third are not the models of new.db: $(rows "$work/new.db" model)"
+
 # --- fine-tuning
 tune=("$sft" --config tests/pipeline/sft-tune.yaml --db "$work/p.db" --model "$work/base" --threads 1)
 expect 0 "model in" "${tune[@]}" --out "$work/sft"
@@ -105,6 +111,13 @@ expect 2 "data.seq_len = 4096 is above the model's" "$sft" --db "$work/p.db" --m
 expect 3 "demonstration 1 " "${tune[@]}" --out "$work/x" --set data.seq_len=12
 expect 2 "train.micro_tokens" "${tune[@]}" --out "$work/x" --set train.micro_tokens=10
 expect 3 "fits the filter" "${tune[@]}" --out "$work/x" --set data.first_round=5
+expect 2 "data.last_round = 1 is before data.first_round = 2" "${tune[@]}" --out "$work/x" --set data.first_round=2 --set data.last_round=1
+expect 2 "data.kinds is empty; allowed are helpfulness, safety" "${tune[@]}" --out "$work/x" --set data.kinds=
+: > "$work/empty.txt"
+expect 3 "empty.txt: there is no document to train on" "${pretrain[@]}" --text "$work/empty.txt" --model "$work/base" --out "$work/x"
+printf 'fine\nb\377d\n' > "$work/bad.txt"
+expect 3 "bad.txt: document at byte 5: text is not UTF-8 at byte 1 of 3" "${pretrain[@]}" --text "$work/bad.txt" --model "$work/base" --out "$work/x"
+expect 4 'cannot create a folder in "/nonexistent": No such file' env TMPDIR=/nonexistent "${pretrain[@]}" --out "$work/x" --dry-run
 expect 2 "data.origins" "${tune[@]}" --out "$work/x" --set data.origins=machine
 expect 2 'did you mean "optim.lr"' "${tune[@]}" --out "$work/x" --set optim.lrr=1
 expect 4 "/proc" "${tune[@]}" --out /proc/halter
