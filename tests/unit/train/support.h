@@ -46,6 +46,7 @@ typedef struct plan {
     int64_t stop_at;   /* updates at which evaluate asks to stop; 0: none */
     int keep_no_state; /* the task has no save and load */
     int own_gradients; /* of the second model, not in the first one's memory */
+    void (*before_step)(int64_t step);
     int64_t time_up_at;     /* step during which the time ends; 0: none */
     int64_t time_up_during; /* updates of the evaluation during which it ends; 0: none */
     ht_store *store;
@@ -77,6 +78,7 @@ static inline ht_status accumulate(void *self, int64_t step, int model, ht_metri
     worker *w = self;
     if (model == 0 && w->wanted->interrupt_at && step == w->wanted->interrupt_at)
         return ht_fail(err, HT_TERMINATED, "stop");
+    if (model == 0 && w->wanted->before_step) w->wanted->before_step(step);
     if (model == 0 && w->wanted->time_up_at && step == w->wanted->time_up_at) ht_stop_at(ht_now());
     put_gradient(w, model, step);
     if (model > 0) return HT_OK;

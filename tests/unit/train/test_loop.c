@@ -231,6 +231,63 @@ static void test_train__database_learns_of_run_and_model(void **state) {
     ht_store_close(store);
 }
 
+/* Another process's transaction. */
+static sqlite3 *other_process;
+static char database[256];
+
+static void begin_other_process(void) {
+    assert_int_equal(sqlite3_open(database, &other_process), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(other_process, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+}
+
+static void end_other_process(void) {
+    assert_int_equal(sqlite3_close(other_process), SQLITE_OK);
+    other_process = NULL;
+}
+
+static void hold_from_2_to_4(int64_t step) {
+    if (step == 2) begin_other_process();
+    if (step == 4) end_other_process();
+}
+
+static void test_train__metrics_wait_for_a_database_that_another_process_holds(void **state) {
+    (void)state;
+    ht_store *store = NULL;
+    snprintf(database, sizeof database, "%s/p.db", root);
+    DO(ht_store_open(&store, database, HT_STORE_CREATE, &err_));
+    ht_store_set_patience(store, 0);
+    run_ok(&(plan){.store = store, .before_step = hold_from_2_to_4, .options = {"--set", "train.save_every=1"}});
+    const char *said = strstr(warnings, "metrics wait for the database: ");
+    assert_non_null(said);
+    assert_non_null(strstr(said, "database is locked"));
+    assert_null(strstr(said + 1, "metrics wait")); /* once */
+    assert_int_equal(count_rows(database, "SELECT count(DISTINCT step) FROM metric"), STEPS + 1);
+    ht_store_close(store);
+}
+
+static void hold_from_the_last(int64_t step) {
+    if (step == STEPS - 1) begin_other_process();
+}
+
+static void end_when_told(ht_log_level level, const char *line) {
+    keep_warning(level, line);
+    if (strstr(line, "metrics wait") && other_process) end_other_process();
+}
+
+static void test_train__metrics_that_the_database_lacks_at_the_end_are_said(void **state) {
+    (void)state;
+    ht_store *store = NULL;
+    snprintf(database, sizeof database, "%s/p.db", root);
+    DO(ht_store_open(&store, database, HT_STORE_CREATE, &err_));
+    ht_store_set_patience(store, 0);
+    ht_log_set_sink(end_when_told);
+    run_fails(&(plan){.store = store, .before_step = hold_from_the_last}, HT_ERR_IO,
+              "/out\", but its last metrics could not be written to the database");
+    run_ok(&(plan){.store = store, .options = {"--resume"}});
+    assert_int_equal(count_rows(database, "SELECT count(DISTINCT step) FROM metric"), STEPS + 1);
+    ht_store_close(store);
+}
+
 static void test_train__metrics_are_set_once_a_name(void **state) {
     (void)state;
     ht_metrics metrics = {.count = 0};
@@ -258,6 +315,8 @@ int main(void) {
         TEST(test_train__evaluation_stops_early),
         TEST(test_train__dry_run_writes_nothing),
         TEST(test_train__database_learns_of_run_and_model),
+        TEST(test_train__metrics_wait_for_a_database_that_another_process_holds),
+        TEST(test_train__metrics_that_the_database_lacks_at_the_end_are_said),
         TEST(test_train__metrics_are_set_once_a_name),
     };
     return cmocka_run_group_tests_name("train loop", tests, NULL, NULL);
