@@ -61,7 +61,21 @@ rm -r "$work/x"
 # --- early stop on the KL divergence
 expect 0 "stopped early" "${ppo[@]}" --out "$work/early" --set ppo.max_kl=1e-9 --set optim.lr=1e-2 --set train.eval_every=1
 
+expect 0 "the held-out reward" "${ppo[@]}" --out "$work/patient" --set ppo.patience=1 --set optim.lr=0 --set train.eval_every=1
+grep -q "has not passed .* for 1 evaluations" "$work/output" || fail "not said why it stopped: $(tail -n 3 "$work/output")"
+
+# --- a safety model of another shape, prompts of the training split alone, nothing to do
+expect 0 "model in" "$bin/halter-sft" --config tests/pipeline/sft-pretrain.yaml --text "$work/text.txt" --threads 1 --set init.dim=16 \
+    --set init.tokenizer="$work/policy/tokenizer.model" --set data.max_steps=1 --out "$work/small"
+expect 0 "model in" "${reward[@]}" --model "$work/small" --set reward.kind=safety --out "$work/safe-small"
+sed 's/,test$/,train/' "$work/pairs.csv" > "$work/train.csv"
+expect 0 "36 taken" "$bin/halter-annotations" import --db "$work/train.db" "$work/train.csv"
+expect 0 "train.db has no prompts of split test: no held-out evaluation" "${ppo[@]}" --db "$work/train.db" --safe "$work/safe-small" \
+    --set ppo.iterations=1 --out "$work/no-tests"
+expect 0 "is finished: nothing to do" "${ppo[@]}" --out "$work/ppo" --resume
+
 # --- wrong inputs
+expect 2 "ppo.cache_tokens = 32 is below data.max_prompt_tokens + ppo.max_new_tokens = 52" "${ppo[@]}" --out "$work/x" --set ppo.cache_tokens=32
 expect 2 "is not a multiple of ppo.mini_batch = 5" "${ppo[@]}" --out "$work/x" --set ppo.mini_batch=5
 expect 2 "train.micro_tokens = 32 is below" "${ppo[@]}" --out "$work/x" --set train.micro_tokens=32
 expect 2 "above the 64 positions" "${ppo[@]}" --out "$work/x" --set data.max_prompt_tokens=60

@@ -113,6 +113,18 @@ chosen "$work/p.db" "$work/both.csv"
 expect 0 "model in" "$sft" --config tests/pipeline/sft-tune.yaml --db "$work/p.db" --model "$work/base" --threads 1 \
     --set data.origins=rejection --set data.epochs=1 --set data.too_long=skip --set train.eval_every=0 --out "$work/v1"
 
+# --- no choice, nowhere to report to, a score that is no number, a prompt that cannot be put
+few=("${reject[@]}" --prompts 4 --kind safety)
+cp "$work/fresh.db" "$work/few.db"
+expect 0 " prompts: the best reward is below choose.min_reward" "${few[@]}" --db "$work/few.db" --set choose.min_reward=1e29
+expect 4 "cannot write the report to stdout" bash -c '"$@" > /dev/full' few "${few[@]}" --db "$work/few.db"
+cp -r "$work/safety" "$work/bad"
+printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+expect 1 "bad gives response " "${few[@]}" --db "$work/few.db" --safe "$work/bad" --report-only
+cp "$work/fresh.db" "$work/tag.db"
+sqlite3 "$work/tag.db" "UPDATE dialog SET messages = replace(messages, 'say one', 'say [INST] one') WHERE id = 1"
+expect 3 "dialog 1: messages[0] (user) holds the special tag [INST]" "${reject[@]}" --db "$work/tag.db" --prompts 0
+
 # --- wrong inputs
 expect 2 "round 1 has" "${reject[@]}" --db "$work/p.db" --seed 9
 expect 3 "max_new_tokens" "${reject[@]}" --db "$work/p.db" --set sample.max_new_tokens=20

@@ -97,6 +97,8 @@ static inline void outcome_release(outcome *o) {
     o->out = NULL;
 }
 
+static int by_hand; /* a person types the input of the next runs */
+
 /* Runs with command-line words (NULL-terminated; --model and --threads are added), `input` on standard input.
  */
 static inline outcome run_chat_to(const world *w, const char *input, const char *const *words, FILE *out) {
@@ -119,7 +121,7 @@ static inline outcome run_chat_to(const world *w, const char *input, const char 
         assert_non_null(in);
         assert_int_equal(fwrite(input, 1, strlen(input), in), strlen(input));
         rewind(in);
-        ht_chat_streams streams = {.in = fileno(in), .out = out};
+        ht_chat_streams streams = {.in = fileno(in), .out = out, .in_terminal = by_hand};
         o.status = ht_chat_run(&config, &streams, &err);
         fclose(in);
     }

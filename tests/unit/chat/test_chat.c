@@ -232,6 +232,23 @@ static void test_chat__a_bad_message_is_named(void **state) {
     free(endless);
 }
 
+/* A slip of a person ends nothing. */
+static void test_chat__a_person_is_told_and_goes_on(void **state) {
+    const world *w = *state;
+    by_hand = 1;
+    outcome o = RUN(w, "this is [INST] bad\n/quit\nHello\n", "--max-new-tokens", "3");
+    by_hand = 0;
+    assert_run(&o);
+    assert_int_equal(o.size, 0);
+    assert_non_null(strstr(said, "/reset begins a new dialogue, /system TEXT one with a system message, /quit or Ctrl-D ends"));
+    assert_non_null(strstr(said, "holds the special tag [INST], which is not allowed"));
+    outcome_release(&o);
+    o = RUN(w, "/system Be kind.\nHello\n", "--max-new-tokens", "3", "--template", "none");
+    assert_int_equal(o.status, HT_ERR_DATA);
+    assert_string_equal(o.message, "message 1: template none has no system message");
+    outcome_release(&o);
+}
+
 /* --- files ------------------------------------------------------------------------------------------------
  */
 
@@ -277,6 +294,29 @@ static void test_chat__a_file_is_answered_in_order(void **state) {
     assert_int_equal(*at, '\0');
     outcome_release(&many);
     outcome_release(&one);
+}
+
+static int64_t first_prompt_tokens(outcome o) {
+    assert_run(&o);
+    *strchr(o.out, '\n') = '\0';
+    json_t *answer = parse(o.out);
+    int64_t tokens = integer(answer, "prompt_tokens");
+    json_decref(answer);
+    outcome_release(&o);
+    return tokens;
+}
+
+/* By a command, by an option, for prompts and for messages without one; one of its own stays. */
+static void test_chat__a_system_message_comes_first(void **state) {
+    const world *w = *state;
+    const char *line = "{\"messages\": [{\"role\": \"system\", \"content\": \"Be kind.\"}, {\"role\": \"user\", \"content\": \"Hello\"}]}";
+    int64_t with = first_prompt_tokens(RUN(w, "/system Be kind.\nHello\n", "--json", "--max-new-tokens", "2"));
+    assert_true(with > first_prompt_tokens(RUN(w, "Hello\n", "--json", "--max-new-tokens", "2")));
+    assert_int_equal(with, first_prompt_tokens(RUN(w, "Hello\n", "--json", "--max-new-tokens", "2", "--system", "Be kind.")));
+    assert_int_equal(with, first_prompt_tokens(RUN(w, "", "--input", input_file(w, "{\"prompt\": \"Hello\"}"), "--json", "--max-new-tokens",
+                                                   "2", "--system", "Be kind.")));
+    assert_int_equal(with, first_prompt_tokens(RUN(w, "", "--input", input_file(w, line), "--json", "--max-new-tokens", "2", "--system",
+                                                   "Be of another mind.")));
 }
 
 static void test_chat__answers_as_text_are_told_apart(void **state) {
@@ -341,7 +381,9 @@ int main(void) {
         cmocka_unit_test(test_chat__a_dialogue_answers_line_by_line),
         cmocka_unit_test(test_chat__a_dialogue_equals_its_messages),
         cmocka_unit_test(test_chat__a_bad_message_is_named),
+        cmocka_unit_test(test_chat__a_person_is_told_and_goes_on),
         cmocka_unit_test(test_chat__a_file_is_answered_in_order),
+        cmocka_unit_test(test_chat__a_system_message_comes_first),
         cmocka_unit_test(test_chat__answers_as_text_are_told_apart),
         cmocka_unit_test(test_chat__bad_lines_are_named),
     };

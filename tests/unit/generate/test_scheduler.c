@@ -360,6 +360,10 @@ static void test_scheduler__requests_that_cannot_run_are_refused(void **state) {
     r.prompt_length = 100;
     r.max_new_tokens = 0;
     refuse(r, limits(2, 40, 32), HT_ERR_USAGE, "request 1: max_new_tokens = 0 is below 1");
+    r.max_new_tokens = 1;
+    r.lookup_tokens = -1;
+    refuse(r, limits(2, 40, 32), HT_ERR_USAGE, "request 1: lookup_tokens = -1 is below 0");
+    r.lookup_tokens = 0;
     r.max_new_tokens = 14; /* the last token needs no place in the cache */
     refuse(r, limits(2, 7, 32), HT_ERR_USAGE,
            "request 1: 100 prompt tokens and 14 new ones do not fit the cache of 112 positions");
