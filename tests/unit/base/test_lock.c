@@ -127,6 +127,20 @@ static void test_lock__folder_that_cannot_be_made(void **state) {
     ht_lock_release(&lock);
 }
 
+static void test_lock__file_that_cannot_be_opened_is_named(void **state) {
+    (void)state;
+    ht_lock lock;
+    ht_error err = HT_ERROR_INIT;
+    char path[128];
+    snprintf(path, sizeof path, "%s/.halter-lock", folder);
+    assert_int_equal(ht_folder_create(path, &err), HT_OK);
+    assert_int_equal(ht_lock_acquire(&lock, folder, &err), HT_ERR_IO);
+    assert_non_null(strstr(err.message, "cannot lock \""));
+    assert_non_null(strstr(err.message, "/a/b/.halter-lock\": Is a directory"));
+    ht_lock_release(&lock); /* not held: the folder is someone's */
+    assert_int_equal(ht_path_is_folder(path), 1);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void) {
@@ -135,6 +149,7 @@ int main(void) {
         TEST(test_lock__ends_with_a_killed_owner),
         TEST(test_lock__unused_folders_that_it_made_go),
         TEST(test_lock__folder_that_cannot_be_made),
+        TEST(test_lock__file_that_cannot_be_opened_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 
 #include "core/base/rng.h"
 #include "core/generate/generate.h"
+#include "tests/unit/do.h"
 
 enum { VOCAB = 97, POSITIONS = 160, REQUESTS = 18 };
 
@@ -18,14 +19,6 @@ static ht_backend *backend;
 static ht_arena arena;
 static ht_llama model;
 static ht_activations *acts;
-
-#define DO(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err = HT_ERROR_INIT;                                                                        \
-        ht_status status_ = (call);                                                                          \
-        assert_string_equal(err.message, "");                                                                \
-        assert_int_equal(status_, HT_OK);                                                                    \
-    } while (0)
 
 static int set_up(void **state) {
     (void)state;
@@ -96,9 +89,9 @@ static ht_engine_stats generate(ht_engine_limits limits, const ht_request *reque
     ht_engine *engine;
     ht_arena_init(&own, 0);
     ht_backend_arena(backend, &own);
-    DO(ht_engine_init(&engine, &model, &own, &limits, &err));
+    DO(ht_engine_init(&engine, &model, &own, &limits, &err_));
     ht_arena_seal(&own);
-    DO(ht_generate(engine, requests, count, completions, NULL, NULL, &err));
+    DO(ht_generate(engine, requests, count, completions, NULL, NULL, &err_));
     ht_engine_stats stats = ht_engine_statistics(engine);
     ht_engine_free(engine);
     ht_arena_clear(&own);
@@ -128,11 +121,11 @@ static void forward_logp(const int32_t *tokens, int64_t length, int64_t prompt_l
         rows[i] = (int32_t)(prompt_length - 1 + i);
         targets[i] = tokens[prompt_length + i];
     }
-    DO(ht_batch_init(&batch, POSITIONS, 1, &err));
+    DO(ht_batch_init(&batch, POSITIONS, 1, &err_));
     assert_int_equal(ht_batch_add(&batch, tokens, length), 1);
-    DO(ht_llama_forward(&model, acts, &batch, &err));
+    DO(ht_llama_forward(&model, acts, &batch, &err_));
     ht_lm_rows lm = {.count = count, .rows = rows, .targets = targets, .logp = logp};
-    DO(ht_lm_loss(&model, acts, &lm, NULL, &err));
+    DO(ht_lm_loss(&model, acts, &lm, NULL, &err_));
     ht_batch_free(&batch);
 }
 
@@ -293,7 +286,7 @@ static void test_engine__failures_release_the_completions(void **state) {
         {.prompt = prompts[0], .prompt_length = POSITIONS, .max_new_tokens = 5, .top_p = 1}};
     ht_arena_init(&own, 0);
     ht_backend_arena(backend, &own);
-    DO(ht_engine_init(&engine, &model, &own, &wide, &err));
+    DO(ht_engine_init(&engine, &model, &own, &wide, &err_));
     assert_int_equal(ht_generate(engine, requests, 2, completions, NULL, NULL, &bad), HT_ERR_DATA);
     assert_null(completions[0].tokens);
     /* A bad setting is found when its row is drawn: the run ends, and the engine is good for another. */
@@ -304,10 +297,23 @@ static void test_engine__failures_release_the_completions(void **state) {
     assert_null(completions[0].tokens);
     assert_null(completions[1].logp);
     requests[1].top_p = 1;
-    DO(ht_generate(engine, requests, 2, completions, NULL, NULL, &err));
+    DO(ht_generate(engine, requests, 2, completions, NULL, NULL, &err_));
     assert_same(&completions[0], &completions[1], 1);
     ht_completions_free(completions, 2);
     ht_engine_free(engine);
+    ht_arena_clear(&own);
+}
+
+static void test_engine__a_scalar_head_cannot_generate(void **state) {
+    (void)state;
+    ht_arena own;
+    ht_engine *engine;
+    ht_llama scalar = model;
+    scalar.config.head = HT_HEAD_SCALAR;
+    ht_arena_init(&own, 0);
+    ht_backend_arena(backend, &own);
+    FAILS(ht_engine_init(&engine, &scalar, &own, &wide, &err_), HT_ERR_USAGE, "a model with a scalar head cannot generate");
+    assert_null(engine);
     ht_arena_clear(&own);
 }
 
@@ -319,6 +325,7 @@ int main(void) {
         cmocka_unit_test(test_engine__lookup_changes_no_token),
         cmocka_unit_test(test_engine__responses_end_where_they_must),
         cmocka_unit_test(test_engine__failures_release_the_completions),
+        cmocka_unit_test(test_engine__a_scalar_head_cannot_generate),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
