@@ -123,6 +123,9 @@ static void test_train_state__none(void **state) {
     make_folder(in_root("state/other"));
     assert_ok(ht_train_state_find(in_root("state"), &step, &values, &err), &err);
     assert_int_equal(step, -1);
+    write_text(in_root("file"), "no folder");
+    assert_failed(ht_train_state_find(in_root("file"), &step, &values, &err), HT_ERR_IO, &err, "cannot read folder \"");
+    assert_non_null(strstr(err.message, "/file\": Not a directory"));
 }
 
 static void test_train_state__round_trip(void **state) {

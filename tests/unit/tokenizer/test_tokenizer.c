@@ -215,13 +215,17 @@ static void test_encode__digits_bytes_and_dummy_prefix(void **state) {
     ht_ids_release(&ids);
 }
 
-static void test_encode__refuses_what_is_not_utf8(void **state) {
+static void test_encode__refuses_what_is_not_utf8_or_too_long(void **state) {
     fixture *f = *state;
     ht_error err = HT_ERROR_INIT;
     ht_ids ids = {0};
     append_id(&ids, 7);
     ht_status status = ht_tokenizer_encode(f->tokenizer, "ab\xFFz", 4, &ids, &err);
     assert_error(status, HT_ERR_DATA, &err, "not UTF-8 at byte 2 of 4");
+    assert_int_equal(ids.count, 1);
+    err = (ht_error)HT_ERROR_INIT;
+    status = ht_tokenizer_encode(f->tokenizer, "a", ((size_t)1 << 30) + 1, &ids, &err); /* none of it is read */
+    assert_error(status, HT_ERR_DATA, &err, "text of 1073741825 bytes is above the limit of 1073741824");
     assert_int_equal(ids.count, 1);
     ht_ids_release(&ids);
 }
@@ -415,7 +419,7 @@ int main(void) {
         cmocka_unit_test(test_open__survives_any_bytes),
         cmocka_unit_test(test_open__says_what_the_model_is),
         cmocka_unit_test(test_encode__digits_bytes_and_dummy_prefix),
-        cmocka_unit_test(test_encode__refuses_what_is_not_utf8),
+        cmocka_unit_test(test_encode__refuses_what_is_not_utf8_or_too_long),
         cmocka_unit_test(test_decode__gives_the_text_back),
         cmocka_unit_test(test_decode__bytes_control_and_unknown),
         cmocka_unit_test(test_decode__takes_one_space_off_the_beginning_only),

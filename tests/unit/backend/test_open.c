@@ -1,5 +1,6 @@
 /*
- * What is computed in on processors with less than this one has. oneDNN finds out once a process: each case is a process.
+ * What opening a backend gives where there is no GPU, and on processors with less than this one has. oneDNN finds out once a process:
+ * each case is a process.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -74,7 +75,7 @@ static int has_bf16(void) {
     return has_avx512() && __builtin_cpu_supports("avx512bf16") && !__builtin_cpu_is("amd");
 }
 
-static void test_dtype__follows_the_processor(void **state) {
+static void test_open__dtype_follows_the_processor(void **state) {
     (void)state;
     static const struct {
         const char *isa;
@@ -101,7 +102,7 @@ static void test_dtype__follows_the_processor(void **state) {
 }
 #endif
 
-static void test_dtype__an_instruction_set_that_is_not_there_is_refused(void **state) {
+static void test_open__an_instruction_set_that_is_not_there_is_refused(void **state) {
     (void)state;
     char said[1024];
     assert_int_equal(run("HALTER_CPU_ISA", "avx3", HT_DTYPE_F32, said, sizeof said), HT_ERR_USAGE);
@@ -111,12 +112,26 @@ static void test_dtype__an_instruction_set_that_is_not_there_is_refused(void **s
     assert_string_equal(said, " [f32]");
 }
 
+static void test_open__cuda_without_a_gpu_is_refused(void **state) {
+    (void)state;
+    ht_error err = HT_ERROR_INIT;
+    ht_backend *be;
+    if (ht_backend_open(&be, HT_BACKEND_CUDA, 1, &err) == HT_OK) { /* there is one */
+        ht_backend_close(be);
+        skip();
+    }
+    assert_null(be);
+    assert_int_equal(err.status, HT_ERR_USAGE);
+    assert_memory_equal(err.message, "backend \"cuda\"", 14);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
 #ifdef __x86_64__
-        cmocka_unit_test(test_dtype__follows_the_processor),
+        cmocka_unit_test(test_open__dtype_follows_the_processor),
 #endif
-        cmocka_unit_test(test_dtype__an_instruction_set_that_is_not_there_is_refused),
+        cmocka_unit_test(test_open__cuda_without_a_gpu_is_refused),
+        cmocka_unit_test(test_open__an_instruction_set_that_is_not_there_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
