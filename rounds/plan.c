@@ -48,7 +48,7 @@ static void arg(builder *b, const char *format, ...) {
     int length = vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (length < 0 || (size_t)length >= sizeof text) {
-        ht_fail(b->err, HT_ERR_USAGE, "an argument of step %s is longer than %zu bytes", current(b)->name, sizeof text);
+        ht_fail(b->err, HT_ERR_USAGE, "an argument of step %s is longer than %zu bytes", current(b)->name, sizeof text - 1);
         return;
     }
     if (ht_grow(&current(b)->argv, &b->capacity, b->argc + 2, sizeof(char *), b->err)) return;

@@ -130,11 +130,15 @@ expect 3 "wanted is a language model" "$evaluate" perplexity --model "$work/rm-s
 expect 2 "seq_len = 65 is above the 64 positions" "$evaluate" perplexity --model "$work/base" --text "$work/text.txt" --seq-len 65
 expect 2 "seq_len = 1 is below 2" "$evaluate" perplexity --model "$work/base" --text "$work/text.txt" --seq-len 1
 cp -r "$work/base" "$work/bad"
-printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+spoil "$work/bad"
 expect 1 "text.txt: the log-probability of token 0 is " "$evaluate" perplexity --model "$work/bad" --text "$work/text.txt" --documents line
 expect 3 "base-other/tokenizer.model: the tokenizer differs from that of $work/base" "$annotations" sample --db "$work/p.db" --model "$work/base" \
     --other "$work/base-other" --out "$work/x.csv" --prompts 1
 expect 2 "temperatures is empty" "$annotations" sample --db "$work/p.db" --model "$work/base" --out "$work/x.csv" --prompts 1 --temperatures ""
+cp "$work/world.db" "$work/damaged.db"
+sqlite3 "$work/damaged.db" "DELETE FROM score; UPDATE evaluation SET details = '{'; PRAGMA ignore_check_constraints = ON; UPDATE dialog SET messages = '{'"
+expect 3 ": details: " "$evaluate" table --db "$work/damaged.db"
+expect 3 "messages of dialogue " "$annotations" synth --make scores --db "$work/damaged.db" --model sft --split test
 expect 4 "missing.txt" "$evaluate" perplexity --model "$work/base" --text "$work/missing.txt"
 expect 4 "missing/config.json" "$evaluate" model --model "$work/missing" "${judges[@]}"
 expect 3 "a language model; wanted is a reward model" "$evaluate" model --model "$work/sft" "${judges[@]}" --safe "$work/sft"

@@ -76,6 +76,9 @@ small_data() {
     tail -n +2 "$work/pairs.csv" | tr ',' ' ' > "$work/text.txt"
 }
 
+# spoil FOLDER: makes some weights of the model there no numbers, in the middle: those of a layer
+spoil() { printf '\377%.0s' {1..64} | dd of="$1/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$1/model.safetensors") / 2)) 2> /dev/null; }
+
 finish() {
     [ $failures -eq 0 ] && echo "$name: all as expected"
     exit $((failures > 0))

@@ -53,7 +53,7 @@ done
 
 # --- a reward that is not a number
 cp -r "$work/safe" "$work/bad"
-printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+spoil "$work/bad"
 expect 1 'step 1: model "policy", whose weights are all finite: the loss is nan' "${ppo[@]}" --out "$work/x" --safe "$work/bad"
 grep -q 'the response to dialog [0-9]* has rewards .* (helpful) and -\?nan (safe)' "$work/output" || fail "the bad reward is not named"
 rm -r "$work/x"

@@ -119,7 +119,7 @@ cp "$work/fresh.db" "$work/few.db"
 expect 0 " prompts: the best reward is below choose.min_reward" "${few[@]}" --db "$work/few.db" --set choose.min_reward=1e29
 expect 4 "cannot write the report to stdout" bash -c '"$@" > /dev/full' few "${few[@]}" --db "$work/few.db"
 cp -r "$work/safety" "$work/bad"
-printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+spoil "$work/bad"
 expect 1 "bad gives response " "${few[@]}" --db "$work/few.db" --safe "$work/bad" --report-only
 cp "$work/fresh.db" "$work/tag.db"
 sqlite3 "$work/tag.db" "UPDATE dialog SET messages = replace(messages, 'say one', 'say [INST] one') WHERE id = 1"

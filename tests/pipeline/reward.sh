@@ -79,9 +79,8 @@ expect 0 '"scored": 280, "already_scored": 0, "mean": ' "$reward" apply --db "$w
 
 # --- scores that are no numbers: what has one is named
 cp -r "$work/rm" "$work/bad" && cp -r "$work/base" "$work/bad-base"
-for folder in "$work/bad" "$work/bad-base"; do # in the middle: weights of a layer
-    printf '\377%.0s' {1..64} | dd of="$folder/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$folder/model.safetensors") / 2)) 2> /dev/null
-done
+spoil "$work/bad"
+spoil "$work/bad-base"
 expect 1 "bad gives response 1 the score " "$reward" apply --db "$work/p.db" --model "$work/bad" --threads 1
 expect 1 "in.jsonl: the score of line 1 is " "$reward" apply --model "$work/bad" --input "$work/in.jsonl" --threads 1
 expect 1 ": the scores are " "$reward" evaluate --db "$work/p.db" --model "$work/bad" --threads 1

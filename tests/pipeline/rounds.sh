@@ -90,6 +90,13 @@ expect 2 'set_stage: "stf:data.epochs=3" is not FILE:KEY=VALUE with a FILE of pr
 expect 2 'set_stage: "data.epochs=3" is not FILE' "${rounds[@]}" "$work/x" --set-stage data.epochs=3
 expect 0 "--config tests/pipeline/rounds/sft.yaml --set data.epochs=3" "${rounds[@]}" "$work/x" --set-stage sft:data.epochs=3 --dry-run
 expect 2 "run" "$bin/halter-rounds" --config tests/pipeline/rounds/rounds.yaml
+expect 2 "an argument of step corpus is longer than 4095 bytes" "${rounds[@]}" "$(printf 'x%.0s' {1..4090})" --dry-run
+touch "$work/file"
+expect 2 "run = \"$work/file\" is not a folder" "${rounds[@]}" "$work/file"
+mkdir "$work/alone" && cp "$bin/halter-rounds" "$work/alone" # the other programs are not beside it
+expect 4 "cannot start $work/alone/halter-annotations: No such file or directory" "$work/alone/halter-rounds" "${rounds[@]:1}" "$work/z"
+echo '{' > "$work/z/run.json"
+expect 3 "z/run.json:2:0: " "${rounds[@]}" "$work/z"
 expect 4 "missing.yaml" "$bin/halter-rounds" --config "$work/missing.yaml" --run "$work/x"
 mkdir "$work/stages" && cp tests/pipeline/rounds/*.yaml "$work/stages/" && echo 'optim: {lr: 7}' > "$work/stages/pretrain.yaml"
 expect 2 "step base ended with exit code 2" "${rounds[@]}" "$work/y" --configs "$work/stages"

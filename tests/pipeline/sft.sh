@@ -80,7 +80,7 @@ same "$work/sft" "$work/sft-stopped"
 
 # a weight that is not a number: the step, the weight and the rows are named, and nothing is skipped silently
 cp -r "$work/base" "$work/bad"
-printf '\377\377\377\377' | dd of="$work/bad/model.safetensors" bs=1 conv=notrunc seek=$(($(stat -c %s "$work/bad/model.safetensors") - 4)) 2> /dev/null
+spoil "$work/bad"
 expect 1 'is not finite: the loss is nan' "${tune[@]}" --model "$work/bad" --out "$work/x"
 grep -q 'step 1 is made of .* rows; demonstration: [0-9]' "$work/output" || fail "the rows of the bad step are not said"
 rm -r "$work/x"
