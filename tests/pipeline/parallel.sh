@@ -15,13 +15,15 @@ start() {
     mpirun "${mpi[@]}" -n "$ranks" bash -c 'echo $$ > "$0/pid.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; echo $PPID > "$0/pid.mpirun"; exec "$@"' "$work" "$@"
 }
 
-# each_ends CODE TEXT COMMAND...: two ranks, of which each ends with that exit code and none is ended by mpirun; a text that is said once
+# each_ends CODE TEXT COMMAND...: two ranks, of which each ends with that exit code and none is ended by mpirun; a text that is said once.
+# (mpirun ends what there is of the other as soon as one has failed: each waits until both codes are written.)
 each_ends() {
     local code=$1 text=$2
     shift 2
     rm -f "$work"/code.*
     # shellcheck disable=SC2016
-    expect "$code" "$text" start 2 bash -c '"$@"; code=$?; echo $code > "$0/code.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"; exit $code' "$work" "$@"
+    expect "$code" "$text" start 2 bash -c '"$@"; code=$?; echo $code > "$0/code.${OMPI_COMM_WORLD_RANK:-$PMI_RANK}"
+        for _ in {1..3000}; do [ -s "$0/code.0" ] && [ -s "$0/code.1" ] && break; sleep 0.01; done; exit $code' "$work" "$@"
     [ "$(cat "$work/code.0" "$work/code.1")" = "$code"$'\n'"$code" ] || fail "exit codes $(cat "$work"/code.*) of two ranks, not $code: $*"
     [ "$(grep -cF -- "$text" "$work/output")" -eq 1 ] || fail "\"$text\" is said $(grep -cF -- "$text" "$work/output") times"
 }
