@@ -138,9 +138,10 @@ static void test_cuda__more_rows_than_a_grid_and_aligned_views(void **state) {
     }
 }
 
-/* The gain's gradient takes more than 48 KiB of shared memory, a row more than the registers of a block. */
+/* The gain's gradient takes 48 KiB of shared memory and more, a row more than the registers of a block. */
 static void test_cuda__norm_of_long_rows(void **state) {
     (void)state;
+    compare(run_norm, &(rows_shape){2, 12288, 0}, 1);
     compare(run_norm, &(rows_shape){9, 13000, 0}, 1);
     compare(run_norm, &(rows_shape){3, 20001, 0}, 1);
 }
@@ -235,7 +236,7 @@ static void test_cuda__attention_on_views_of_one_buffer(void **state) {
         compare(run_attention, &shapes[i], 1);
 }
 
-/* --- token losses of rows that do not fit shared memory ---------------------------------------------------- */
+/* --- token losses of rows that need leave for shared memory, or do not fit it ------------------------------ */
 
 static void run_long_loss(op_run *run, const void *shape) {
     const rows_shape *s = shape;
@@ -257,6 +258,7 @@ static void run_long_loss(op_run *run, const void *shape) {
 
 static void test_cuda__token_loss_of_long_rows(void **state) {
     (void)state;
+    compare(run_long_loss, &(rows_shape){2, 12288, 0}, 1); /* 48 KiB */
     compare(run_long_loss, &(rows_shape){2, 60000, 0}, 1);
     compare(run_long_loss, &(rows_shape){2, 60001, 0}, 1);
 }
@@ -308,14 +310,14 @@ static void sample_on(ht_backend *be, const double *logits, int64_t R, int64_t V
     op_run_end(&run);
 }
 
-/* The same token for the same uniform number, with every filter; logits with ties and without; rows that fit shared memory
- * and one that does not. */
+/* The same token for the same uniform number, with every filter; logits with ties and without; rows that fit shared memory,
+ * those that take 48 KiB of it, and one that does not. */
 static void test_cuda__samples_are_the_cpus(void **state) {
     (void)state;
     enum { R = 48 };
-    static const int64_t sizes[] = {1, 5, 33, 1000, 32000, 60001};
+    static const int64_t sizes[] = {1, 5, 33, 1000, 12288, 32000, 60001};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        int64_t V = sizes[i], rows = V > 32000 ? 12 : R;
+        int64_t V = sizes[i], rows = V == 12288 || V > 32000 ? 12 : R;
         double *logits = op_zeros(rows * V);
         ht_sampling settings[R];
         int32_t expected[R], tokens[R];

@@ -82,7 +82,7 @@ ht_status ht_cuda_scratch(ht_backend *be, size_t bytes, void **scratch, ht_error
 /* HT_OK for f32 and bf16, the dtypes of this backend's operations; else HT_ERR_USAGE naming the operation. */
 ht_status ht_cuda_need_float(const char *op, const ht_tensor *t, ht_error *err);
 
-/* Allows a kernel `bytes` of dynamic shared memory (48 KiB need no leave). */
+/* Allows a kernel, whose static shared memory is 2 KiB or less, `bytes` of dynamic shared memory. */
 ht_status ht_cuda_allow_shared(const void *kernel, int64_t bytes, ht_error *err);
 
 /* *host = `bytes` (at most HT_CUDA_PIECE_BYTES) from the device, in staging memory: valid until the next upload or

@@ -71,6 +71,7 @@ struct shared_block {
 
 struct machine {
     const ht_emulated_launch *launch;
+    size_t shared_limit;
     std::vector<fiber> fibers;
     std::vector<warp> warps;
     std::vector<stack> free_stacks;
@@ -345,7 +346,7 @@ void *ht_emulated_shared(const void *key, size_t bytes) {
         }
         if (b.taken) total += b.bytes;
     }
-    if (total > HT_EMULATED_SHARED_LIMIT || total - m.launch->shared > HT_EMULATED_STATIC_SHARED_LIMIT)
+    if (total > m.shared_limit || total - m.launch->shared > HT_EMULATED_STATIC_SHARED_LIMIT)
         ht_emulated_fail("more shared memory than a block can have", "", 0);
     unsigned char *memory = NULL;
     if (posix_memalign((void **)&memory, 16, bytes)) abort();
@@ -415,9 +416,10 @@ static void run_block(void) {
         if (f.top && f.state != RETURNED) m.free_stacks.push_back(f.own);
 }
 
-static void set_up(const ht_emulated_launch *launch) {
+static void set_up(const ht_emulated_launch *launch, size_t shared_limit) {
     static bool descending;
     m.launch = launch;
+    m.shared_limit = shared_limit;
     m.failed = false;
     m.descending = descending;
     descending = !descending;
@@ -438,8 +440,8 @@ static void set_up(const ht_emulated_launch *launch) {
     if (launch->shared && posix_memalign((void **)&m.dynamic, 16, launch->shared)) abort();
 }
 
-bool ht_emulated_run_grid(const ht_emulated_launch *launch) {
-    set_up(launch);
+bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit) {
+    set_up(launch, shared_limit);
     uint64_t blocks = (uint64_t)gridDim.x * gridDim.y * gridDim.z;
     for (uint64_t i = 0; i < blocks && !m.failed; i++) {
         uint64_t b = m.descending ? blocks - 1 - i : i;

@@ -107,8 +107,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *ke
 void ht_emulated_run(const ht_emulated_launch &launch, cudaStream_t stream) {
     dim3 g = launch.grid, b = launch.block;
     std::map<const void *, size_t>::const_iterator leave = allowed().find(launch.kernel);
-    size_t shared_limit = HT_EMULATED_STATIC_SHARED_LIMIT;
-    if (leave != allowed().end() && leave->second > shared_limit) shared_limit = leave->second;
+    size_t shared_limit = HT_EMULATED_STATIC_SHARED_LIMIT, together = shared_limit;
+    if (leave != allowed().end()) shared_limit = leave->second, together = HT_EMULATED_SHARED_LIMIT;
     bool fits = g.x && g.y && g.z && b.x && b.y && b.z && g.x <= INT32_MAX && g.y <= 65535 && g.z <= 65535 &&
                 b.z <= 64 && (uint64_t)b.x * b.y * b.z <= 1024;
     if (!fits || launch.shared > shared_limit) {
@@ -119,7 +119,7 @@ void ht_emulated_run(const ht_emulated_launch &launch, cudaStream_t stream) {
         return;
     }
     ht_emulated_enqueue(stream, [=] {
-        if (!ht_emulated_run_grid(&launch)) failed(cudaErrorLaunchFailure);
+        if (!ht_emulated_run_grid(&launch, together)) failed(cudaErrorLaunchFailure);
     });
 }
 

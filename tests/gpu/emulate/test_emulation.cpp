@@ -305,6 +305,7 @@ static void test_emulation__limits_of_a_launch(void **state) {
         cudaErrorInvalidValue);
     (void)cudaGetLastError();
     FAILS(cudaErrorLaunchFailure, too_much_static_memory, dim3(1), dim3(32), 0, NULL);
+    FAILS(cudaErrorLaunchFailure, too_much_together, dim3(1), dim3(32), 9 * 1024, NULL);
     assert_int_equal(
         cudaFuncSetAttribute((const void *)too_much_together, cudaFuncAttributeMaxDynamicSharedMemorySize, 200 * 1024),
         cudaSuccess);
