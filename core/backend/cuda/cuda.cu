@@ -45,6 +45,7 @@ ht_status ht_cuda_scratch(ht_backend *be, size_t bytes, void **scratch, ht_error
         HT_CUDA(cudaFree(cuda->scratch));
         cuda->scratch = NULL;
         cuda->scratch_bytes = 0;
+        cuda->scratch_changes++;
         cudaError_t result = cudaMalloc(&cuda->scratch, bytes);
         if (result == cudaErrorMemoryAllocation) {
             (void)cudaGetLastError();

@@ -37,6 +37,7 @@ typedef struct ht_cuda {
     ht_cuda_staging staging;
     void *scratch;
     size_t scratch_bytes;
+    int scratch_changes; /* how often it has become another block, which may lie where the one before it did */
     unsigned *tickets;
     struct ht_cuda_products *products;
     int records;   /* passes that repeat become graphs */

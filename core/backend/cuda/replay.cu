@@ -15,7 +15,7 @@ extern "C" {
 
 struct ht_recording {
     cudaGraphExec_t graph;
-    const void *scratch; /* where it was */
+    int scratch_changes; /* until it was made */
 };
 
 void ht_cuda_forget(ht_recording *recording) {
@@ -41,7 +41,7 @@ static ht_status record(ht_cuda *cuda, ht_recording *to, ht_status (*run)(void *
     if (status == HT_OK)
         status = ht_cuda_check(cudaGraphInstantiateWithFlags(&to->graph, graph, 0), "cudaGraphInstantiateWithFlags", err);
     if (graph) cudaGraphDestroy(graph);
-    to->scratch = cuda->scratch;
+    to->scratch_changes = cuda->scratch_changes;
     return status;
 }
 
@@ -49,7 +49,7 @@ ht_status ht_cuda_replay(ht_backend *be, ht_recording **recording, ht_status (*r
                          ht_error *err) {
     ht_cuda *cuda = ht_cuda_of(be);
     if (!cuda->records) return run(context, err);
-    if (*recording && (*recording)->scratch != cuda->scratch) {
+    if (*recording && (*recording)->scratch_changes != cuda->scratch_changes) {
         ht_cuda_forget(*recording);
         *recording = NULL;
     }
