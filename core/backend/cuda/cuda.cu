@@ -72,9 +72,9 @@ static void *cuda_allocate(void *owner, size_t bytes) {
 }
 
 static void cuda_release(void *owner, void *block, size_t bytes) {
-    (void)owner;
     (void)bytes;
-    cudaFree(block); /* waits for the GPU */
+    cudaStreamSynchronize(ht_cuda_of((ht_backend *)owner)->stream); /* cudaFree may wait for the GPU, and may not */
+    cudaFree(block);
 }
 
 /* Scratch memory: partial sums of products and of attention over the cache are at most 52 MiB (132 multiprocessors) and

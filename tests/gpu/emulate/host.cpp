@@ -214,12 +214,6 @@ static void work_until(cudaStream_t stream, uint64_t done) {
     open_device_memory(0);
 }
 
-/* What waits for the whole device. */
-static void work_all(void) {
-    for (cudaStream_t stream : streams())
-        work_until(stream, UINT64_MAX);
-}
-
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     (void)flags;
     *stream = new ht_emulated_stream();
@@ -336,7 +330,6 @@ static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes)
 
 static cudaError_t give_back(ht_emulated_blocks &blocks, void *memory) {
     if (spoils_captures()) return failed(cudaErrorStreamCaptureUnsupported);
-    work_all();
     if (memory && !blocks.erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
     free(memory);
     return cudaSuccess;
