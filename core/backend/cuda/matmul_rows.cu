@@ -141,12 +141,14 @@ static __global__ void __launch_bounds__(THREADS) rows_product(tile_arguments a)
 #pragma unroll
         for (int i = 0; i < NT * MT * 4; i++)
             if (i / 4 % MT * 8 + i % 2 < rows) own[i * THREADS] = sums[i / 4 / MT][i / 4 % MT][i % 4];
-        __threadfence();
         __syncthreads();
-        if (threadIdx.x == 0) ticket[0] = atomicAdd(a.tickets + tile, 1u);
+        if (threadIdx.x == 0) { /* between two barriers, one thread's fences are for what the whole block writes and reads */
+            __threadfence();
+            ticket[0] = atomicAdd(a.tickets + tile, 1u);
+            __threadfence();
+        }
         __syncthreads();
         if (ticket[0] != (unsigned)a.slices - 1) return; /* another block will add up */
-        __threadfence();
         if (threadIdx.x == 0) a.tickets[tile] = 0;
 #pragma unroll
         for (int i = 0; i < NT * MT * 4; i++)
