@@ -82,9 +82,10 @@ static ht_status check_nccl(const ht_comm_device *d, ncclResult_t result, const 
 
 static ht_status open_library(ht_comm_device *d, ht_error *err) {
     const char *name = HT_NCCL_LIBRARY;
-    d->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    const int how = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE; /* it has threads that outlive a communicator */
+    d->library = dlopen(name, how);
 #ifdef HALTER_NCCL /* where the build found it */
-    if (!d->library) d->library = dlopen(HALTER_NCCL, RTLD_NOW | RTLD_LOCAL);
+    if (!d->library) d->library = dlopen(HALTER_NCCL, how);
 #endif
     if (!d->library) return ht_fail(err, HT_ERR_RUN, "backend \"cuda\" on several ranks needs NCCL: %s", dlerror());
 #define LOAD(function)                                                                                                 \
