@@ -22,6 +22,7 @@
 #include <time.h>
 
 #include "bench/works.h"
+#include "core/backend/ops.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
 
@@ -38,6 +39,7 @@ static ht_status run(work *w, ht_error *err) {
     if (!w->kind->run) return ht_fail(err, HT_ERR_USAGE, "%s: there is nothing to run", w->kind->name);
     double before = seconds();
     ht_status status = w->kind->run(w, &tokens, err);
+    if (status == HT_OK && w->be->ops->finish) status = w->be->ops->finish(w->be, err); /* a device goes on by itself */
     if (status == HT_OK) printf("%.6g\n", (double)tokens / (seconds() - before));
     return status;
 }
