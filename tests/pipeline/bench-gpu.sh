@@ -37,6 +37,7 @@ for kind in generate-2 sft reward ppo-4; do
     esac
 done
 [ "$(grep -c '^| work |' "$work/table")" = 1 ] || fail "not one table of works"
+expect 0 'no work "nonsense"' env WORKS=nonsense bench/gpu
 expect 0 "sft: not measured, 0 s are over" env LIMIT=0 WORKS=sft bench/gpu
 expect 2 "is missing; build it first" env BUILD=$work bench/gpu
 expect 2 "cannot import" env PEER=/bin/false bench/gpu
