@@ -3,7 +3,7 @@
 find_cublaslt() {
     local folder
     ! ldconfig -p 2> /dev/null | grep -q 'libcublasLt\.so\.' || return 0
-    for folder in "${CUDA_PATH:-/usr/local/cuda}"/lib64 \
+    for folder in "${CUDA_PATH:-/usr/local/cuda}"/{lib64,lib} \
         $("${PYTHON:-python3}" -c 'import glob, site; print(*(f for s in site.getsitepackages() for f in glob.glob(s + "/nvidia/*/lib")))' 2> /dev/null); do
         if compgen -G "$folder/libcublasLt.so.*" > /dev/null; then
             export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
