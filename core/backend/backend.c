@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/backend/ops.h"
 #include "core/backend/profile.h"
@@ -21,7 +22,11 @@ static ht_status open_kind(ht_backend *be, ht_backend_kind kind, int device, int
     if (kind == HT_BACKEND_CPU) return ht_cpu_open(be, threads, err);
     ht_error gpu = HT_ERROR_INIT;
     ht_status status = ht_cuda_open(be, device, threads, &gpu);
-    if (status == HT_ERR_USAGE && kind == HT_BACKEND_AUTO) return ht_cpu_open(be, threads, err);
+    if (status == HT_ERR_USAGE && kind == HT_BACKEND_AUTO) {
+        /* A driver has made this file: someone pays for that GPU. */
+        if (access("/dev/nvidiactl", F_OK) == 0) ht_warn("computing on the CPU, though there is a GPU: %s", gpu.message);
+        return ht_cpu_open(be, threads, err);
+    }
     return status == HT_OK ? HT_OK : ht_fail(err, status, "%s", gpu.message);
 }
 

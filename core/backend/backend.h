@@ -34,7 +34,7 @@ typedef enum ht_backend_kind { HT_BACKEND_AUTO, HT_BACKEND_CPU, HT_BACKEND_CUDA 
 extern const char *const ht_backend_names[];
 
 /* threads 0: one a core. HT_ERR_USAGE when threads is below 0, or the kind is not built in or there is no such device. AUTO takes
- * CUDA where it is built in and there is a device, else the CPU. */
+ * CUDA where it is built in and there is a device, else the CPU, with a warning where a GPU is left alone. */
 ht_status ht_backend_open(ht_backend **be, ht_backend_kind kind, int threads, ht_error *err);
 /* The same, on the GPU of that number, counted round those that the process sees; `device` means nothing to the CPU. */
 ht_status ht_backend_open_device(ht_backend **be, ht_backend_kind kind, int device, int threads, ht_error *err);
