@@ -179,7 +179,9 @@ static ht_status status_of(int code) {
 }
 
 ht_status ht_store_fail(ht_store *store, const char *what, ht_error *err) {
-    return ht_fail(err, status_of(sqlite3_extended_errcode(store->db)), "%s: %s: %s", store->path, what,
+    int code = sqlite3_extended_errcode(store->db);
+    ht_status stop = (code & 0xff) == SQLITE_BUSY ? ht_stop_requested() : HT_OK; /* which has ended the waiting */
+    return ht_fail(err, stop != HT_OK ? stop : status_of(code), "%s: %s: %s", store->path, what,
                    sqlite3_errmsg(store->db));
 }
 

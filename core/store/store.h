@@ -13,8 +13,8 @@
  * An ht_store is for one thread; several processes may have one database open. Reading waits for nobody;
  * writing waits for another process's transaction, 30 s unless told otherwise (ht_store_set_patience), says
  * so when it takes long, and counts how often it tried again (said in the log at the end). A request to stop
- * (signals.h) ends the waiting. Every message names the database path and SQLite's own message. Errors of all
- * functions: HT_ERR_IO for a busy, locked, full, read-only or unreadable database, HT_ERR_DATA for a damaged
+ * (signals.h) ends the waiting, and is the status then. Every message names the database path and SQLite's own
+ * message. Errors of all functions: HT_ERR_IO for a busy, locked, full, read-only or unreadable database, HT_ERR_DATA for a damaged
  * one or for rows that break its rules, HT_ERR_NOMEM.
  *
  * Strings in rows given to ht_store_add_* are borrowed for the call; NULL where "may be NULL" is said.

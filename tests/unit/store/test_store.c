@@ -3,6 +3,7 @@
  */
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,6 +17,7 @@
 
 #include "core/base/files.h"
 #include "core/base/log.h"
+#include "core/base/signals.h"
 #include "core/store/store.h"
 
 static char folder[64], path[96];
@@ -233,6 +235,10 @@ static void test_store__another_process_that_writes_is_waited_for(void **state) 
     ht_store_set_patience(store, 0);
     FAILS(ht_store_begin(store, &err), HT_ERR_IO, "p.db: BEGIN IMMEDIATE: database is locked");
     ht_store_set_patience(store, 600);
+    ht_signals_install();
+    raise(SIGTERM);
+    FAILS(ht_store_begin(store, &err), HT_TERMINATED, "p.db: BEGIN IMMEDIATE: database is locked");
+    ht_stop_forget();
     ht_log_set_level(HT_LOG_DEBUG);
     ht_log_set_sink(end_other_process);
     OK(ht_store_begin(store, &err));
