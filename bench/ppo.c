@@ -39,10 +39,10 @@ done:
 /* As halter-ppo opens them (ppo/command.c), but for the folders. */
 static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     ht_status status = HT_OK;
-    int64_t tokens = w->amount.micro_tokens, sequences = w->count < w->amount.together ? w->count : w->amount.together;
+    int64_t sequences = w->count < w->amount.together ? w->count : w->amount.together;
     const ht_engine_limits limits = {.max_sequences = sequences,
                                      .cache_tokens = sequences * (w->amount.prompt + w->amount.new_tokens),
-                                     .prefill_tokens = tokens};
+                                     .prefill_tokens = w->amount.micro_tokens};
     HT_TRY(work_model(w, &m->policy, HT_HEAD_LM, err));
     HT_TRY(copy_model(w, &m->reference, &m->policy, err));
     HT_TRY(work_model(w, &m->helpful, HT_HEAD_SCALAR, err));
@@ -54,15 +54,7 @@ static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &training, &w->arena, err));
     training.lends = &m->policy_training;
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &w->arena, err));
-    ht_arena_turn(&w->arena);
-    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &w->arena, keep, tokens, tokens, err));
-    ht_arena_turn(&w->arena);
-    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &w->arena, keep, tokens, tokens, err));
-    ht_arena_turn(&w->arena);
-    HT_TRY(ht_activations_init(&m->safe_acts, &m->safe, &w->arena, HT_KEEP_NOTHING, tokens, tokens, err));
-    ht_arena_turn(&w->arena);
-    HT_TRY(ht_engine_init(&m->engine, &m->policy, &w->arena, &limits, err));
-    ht_arena_turns_end(&w->arena);
+    HT_TRY(ht_ppo_models_init_passes(m, &w->arena, keep, &limits, err));
 done:
     return status;
 }

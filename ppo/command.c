@@ -67,20 +67,11 @@ static ht_status open_models(ht_ppo_models *m, ht_train_setup *setup, const ht_p
     training = ht_train_trainable_options(train, 1);
     training.lends = &m->policy_training;
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &setup->arena, err));
-    int64_t tokens = train->micro_tokens;
-    ht_arena_turn(&setup->arena);
-    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, &setup->arena, keep, tokens, tokens, err));
-    ht_arena_turn(&setup->arena);
-    HT_TRY(ht_activations_init(&m->value_acts, &m->value, &setup->arena, keep, tokens, tokens, err));
-    ht_arena_turn(&setup->arena);
-    HT_TRY(ht_activations_init(&m->safe_acts, &m->safe, &setup->arena, HT_KEEP_NOTHING, tokens, tokens, err));
     int64_t longest = config->max_prompt_tokens + config->max_new_tokens;
     ht_engine_limits limits = {.max_sequences = config->sequences,
                                .cache_tokens = config->cache_tokens ? config->cache_tokens : config->sequences * longest,
                                .prefill_tokens = train->micro_tokens};
-    ht_arena_turn(&setup->arena);
-    HT_TRY(ht_engine_init(&m->engine, &m->policy, &setup->arena, &limits, err));
-    ht_arena_turns_end(&setup->arena);
+    HT_TRY(ht_ppo_models_init_passes(m, &setup->arena, keep, &limits, err));
 done:
     return status;
 }

@@ -344,6 +344,23 @@ ht_train_task ht_ppo_train_task(ht_ppo_task *task) {
     };
 }
 
+ht_status ht_ppo_models_init_passes(ht_ppo_models *m, ht_arena *arena, ht_keep keep, const ht_engine_limits *limits,
+                                    ht_error *err) {
+    ht_status status = HT_OK;
+    int64_t tokens = limits->prefill_tokens;
+    ht_arena_turn(arena);
+    HT_TRY(ht_activations_init(&m->policy_acts, &m->policy, arena, keep, tokens, tokens, err));
+    ht_arena_turn(arena);
+    HT_TRY(ht_activations_init(&m->value_acts, &m->value, arena, keep, tokens, tokens, err));
+    ht_arena_turn(arena);
+    HT_TRY(ht_activations_init(&m->safe_acts, &m->safe, arena, HT_KEEP_NOTHING, tokens, tokens, err));
+    ht_arena_turn(arena);
+    HT_TRY(ht_engine_init(&m->engine, &m->policy, arena, limits, err));
+    ht_arena_turns_end(arena);
+done:
+    return status;
+}
+
 void ht_ppo_models_free(ht_ppo_models *m) {
     ht_engine_free(m->engine);
     ht_activations_free(m->safe_acts);

@@ -34,6 +34,9 @@ typedef struct ht_ppo_task {
     int64_t worse;
 } ht_ppo_task;
 
+/* Activations and engine of models that have their weights; passes of limits->prefill_tokens, trained ones keep `keep`. */
+ht_status ht_ppo_models_init_passes(ht_ppo_models *models, ht_arena *arena, ht_keep keep, const ht_engine_limits *limits,
+                                    ht_error *err);
 /* Of zeroed models: does nothing. The arena owns their memory. */
 void ht_ppo_models_free(ht_ppo_models *models);
 
