@@ -109,8 +109,8 @@ done:
     return status;
 }
 
-/* Scores the group and prints its objects with "score" and "sigmoid" added, a line each. */
-static ht_status flush_lines(lines *l, ht_error *err) {
+/* Scores the group of lines of the file `path` and prints its objects with "score" and "sigmoid" added, a line each. */
+static ht_status flush_lines(lines *l, const char *path, ht_error *err) {
     ht_status status = HT_OK;
     int64_t count = (int64_t)l->sequences.count;
     for (int64_t i = 0; i < count; i++) {
@@ -132,7 +132,7 @@ static ht_status flush_lines(lines *l, ht_error *err) {
     l->sequences.count = 0;
     json_array_clear(l->objects);
 done:
-    return status;
+    return status == HT_OK ? HT_OK : ht_fail_in(err, "%s", path);
 }
 
 static ht_status take_line(lines *l, int64_t number, const char *text, size_t size, ht_error *err) {
@@ -181,19 +181,14 @@ static ht_status read_lines(lines *l, const char *path, ht_error *err) {
             goto done;
         }
         if (l->sequences.count < SCORED_AT_ONCE) continue;
-        status = flush_lines(l, err);
-        if (status != HT_OK) break;
+        HT_TRY(flush_lines(l, path, err));
         status = ht_stop_requested();
         if (status != HT_OK) {
             ht_fail(err, status, "stopped; %" PRId64 " responses are scored", l->scored);
             goto done;
         }
     }
-    if (status == HT_OK) status = flush_lines(l, err);
-    if (status != HT_OK) {
-        ht_fail_in(err, "%s", path);
-        goto done;
-    }
+    HT_TRY(flush_lines(l, path, err));
     if (!l->scored) status = ht_fail(err, HT_ERR_DATA, "%s: there is nothing to score", path);
 done:
     ht_line_release(&reader);
