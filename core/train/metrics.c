@@ -19,7 +19,6 @@
 #include "core/base/log.h"
 #include "core/base/memory.h"
 #include "core/base/progress.h"
-#include "core/base/signals.h"
 
 #define FLUSH_SECONDS 5.0 /* longest wait of a row for the database */
 
@@ -118,7 +117,7 @@ static ht_status flush_to_store(ht_recorder *recorder, ht_error *err) {
     ht_error failure = HT_ERROR_INIT;
     ht_status status =
         ht_store_add_metrics(recorder->store, recorder->run_id, recorder->pending, recorder->count, &failure);
-    if (status == HT_ERR_IO || (status != HT_OK && status == ht_stop_requested())) {
+    if (status == HT_ERR_IO || ht_status_is_stop(status)) {
         /* Another program may hold the database for long; that is no reason to lose a run of days. */
         if (!recorder->complained) ht_warn("metrics wait for the database: %s", failure.message);
         recorder->complained = 1;
