@@ -199,6 +199,7 @@ static __device__ __forceinline__ void update_block(const ht_adamw_run &run, con
     write(run.grad + at, grad, bits, left, whole);
     write_codes(m_at, m_code, left, whole);
     write_codes(v_at, v_code, left, whole);
+    __syncwarp(); /* all lanes have read the scales */
     if (lane == 0) run.m_scale[block] = m_scale, run.v_scale[block] = v_scale;
 }
 

@@ -27,7 +27,7 @@ int ht_emulated_lane_id;
 
 namespace {
 
-enum { STACK_BYTES = 256 << 10, GUARD_BYTES = 4096, COLOURS = 32, COLOUR_BYTES = 320 };
+enum { STACK_BYTES = HT_EMULATED_STACK_BYTES, GUARD_BYTES = 4096, COLOURS = 32, COLOUR_BYTES = 320 };
 
 struct stack {
     char *memory; /* STACK_BYTES, above a guard page */
@@ -59,6 +59,7 @@ struct warp {
     unsigned members; /* lanes that exist */
     unsigned arrived, mask;
     unsigned turn; /* which of the two buffers is being filled */
+    uint32_t syncs;
     ht_emulated_lane given[2][32];
 };
 
@@ -168,8 +169,13 @@ static void prepare(fiber *f, int thread) {
     f->fake = NULL;
 }
 
+static void tell_races(int thread) {
+    ht_emulated_race_thread(thread, m.fibers[(size_t)thread].own.memory, m.warps[(size_t)thread / 32].syncs);
+}
+
 static void run_as(int thread) {
     m.current = thread;
+    tell_races(thread);
     ht_emulated_lane_id = thread % 32;
     threadIdx = m.fibers[(size_t)thread].index;
 }
@@ -262,6 +268,7 @@ void ht_emulated_barrier(const char *file, int line) {
         return;
     }
     m.at_barrier = 0;
+    ht_emulated_race_barrier();
     for (fiber &f : m.fibers)
         f.state = READY;
     for (warp &w : m.warps)
@@ -290,6 +297,7 @@ const ht_emulated_lane *ht_emulated_exchange(unsigned mask, const void *given, s
         w->arrived = 0;
         w->turn ^= 1;
         w->ready |= mask;
+        if (bytes == 0 && mask == w->members) w->syncs++, tell_races(m.current); /* __syncwarp */
     } else {
         wait_as(IN_WARP, file, line);
         f->state = READY;
@@ -299,8 +307,10 @@ const ht_emulated_lane *ht_emulated_exchange(unsigned mask, const void *given, s
 
 void ht_emulated_fail(const char *what, const char *file, int line) {
     m.failed = true;
-    fprintf(stderr, "emulated CUDA: %s: block (%u, %u, %u), thread (%u, %u, %u): %s:%d: %s\n", m.launch->name,
-            blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, file, line, what);
+    fprintf(stderr, "emulated CUDA: %s: block (%u, %u, %u), thread (%u, %u, %u): ", m.launch->name, blockIdx.x,
+            blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+    if (file) fprintf(stderr, "%s:%d: ", file, line);
+    fprintf(stderr, "%s\n", what);
     hand_over(false);
     abort(); /* a failed block is not run on */
 }
@@ -311,6 +321,7 @@ void ht_emulated_copy_begin(void *to, const unsigned char *bytes, int size) {
     fiber *f = &m.fibers[(size_t)m.current];
     async_copy copy = {(unsigned char *)to, {0}, size, f->groups};
     memcpy(copy.bytes, bytes, (size_t)size);
+    ht_emulated_writes(to, (size_t)size);
     f->copies.push_back(copy);
 }
 
@@ -322,10 +333,12 @@ void ht_emulated_copy_wait(int under_way) {
     fiber *f = &m.fibers[(size_t)m.current];
     size_t kept = 0;
     for (const async_copy &copy : f->copies) {
-        if (copy.group < f->groups - under_way)
+        if (copy.group < f->groups - under_way) {
+            ht_emulated_writes(copy.to, (size_t)copy.size);
             memcpy(copy.to, copy.bytes, (size_t)copy.size);
-        else
+        } else {
             f->copies[kept++] = copy;
+        }
     }
     f->copies.resize(kept);
 }
@@ -347,10 +360,11 @@ void *ht_emulated_shared(const void *key, size_t bytes) {
         if (b.taken) total += b.bytes;
     }
     if (total > m.shared_limit || total - m.launch->shared > HT_EMULATED_STATIC_SHARED_LIMIT)
-        ht_emulated_fail("more shared memory than a block can have", "", 0);
+        ht_emulated_fail("more shared memory than a block can have", NULL, 0);
     unsigned char *memory = NULL;
     if (posix_memalign((void **)&memory, 16, bytes)) abort();
     fill(memory, bytes);
+    ht_emulated_watch(memory, bytes, true);
     m.shared.push_back({key, memory, bytes, true});
     return memory;
 }
@@ -394,7 +408,9 @@ static void run_block(void) {
     for (warp &w : m.warps) {
         w.ready = w.members;
         w.arrived = 0;
+        w.syncs = 0;
     }
+    ht_emulated_race_block();
     for (shared_block &b : m.shared)
         b.taken = false;
     if (m.dynamic) fill(m.dynamic, m.launch->shared);
@@ -438,10 +454,12 @@ static void set_up(const ht_emulated_launch *launch, size_t shared_limit) {
     }
     m.dynamic = NULL;
     if (launch->shared && posix_memalign((void **)&m.dynamic, 16, launch->shared)) abort();
+    ht_emulated_watch(m.dynamic, launch->shared, true);
 }
 
 bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit) {
     set_up(launch, shared_limit);
+    ht_emulated_race_launch(true);
     uint64_t blocks = (uint64_t)gridDim.x * gridDim.y * gridDim.z;
     for (uint64_t i = 0; i < blocks && !m.failed; i++) {
         uint64_t b = m.descending ? blocks - 1 - i : i;
@@ -449,9 +467,13 @@ bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit)
                     (unsigned)(b / gridDim.x / gridDim.y)};
         run_block();
     }
+    ht_emulated_race_launch(false);
+    ht_emulated_forget(m.dynamic);
     free(m.dynamic);
-    for (shared_block &b : m.shared)
+    for (shared_block &b : m.shared) {
+        ht_emulated_forget(b.memory);
         free(b.memory);
+    }
     m.shared.clear();
     return !m.failed;
 }

@@ -324,6 +324,7 @@ static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes)
     if (bytes == 0) return cudaSuccess;
     if (posix_memalign(memory, 256, bytes)) return failed(cudaErrorMemoryAllocation);
     memset(*memory, 0xff, bytes);
+    ht_emulated_watch(*memory, bytes, false);
     blocks[(uintptr_t)*memory] = bytes;
     return cudaSuccess;
 }
@@ -331,6 +332,7 @@ static cudaError_t take(ht_emulated_blocks &blocks, void **memory, size_t bytes)
 static cudaError_t give_back(ht_emulated_blocks &blocks, void *memory) {
     if (spoils_captures()) return failed(cudaErrorStreamCaptureUnsupported);
     if (memory && !blocks.erase((uintptr_t)memory)) return failed(cudaErrorInvalidValue);
+    ht_emulated_forget(memory);
     free(memory);
     return cudaSuccess;
 }

@@ -3,6 +3,8 @@
  */
 #include <ht_emulated_mma.h>
 
+#include "tests/gpu/emulate/emulate.h"
+
 /* What each lane gives: its four registers of A, its two of B. */
 struct fragments {
     uint32_t a[4], b[2];
@@ -54,6 +56,7 @@ void ht_mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const
 /* Lane 8 m + r gives the address of row r of matrix m, 8 elements; the rows as they are at that moment. */
 static const ht_emulated_lane *rows(const void *row, const char *file, int line) {
     if ((uintptr_t)row % 16) ht_emulated_fail("ldmatrix: an address is not a multiple of 16", file, line);
+    ht_emulated_reads(row, 16);
     return ht_emulated_exchange(~0u, row, 16, file, line);
 }
 
@@ -79,6 +82,7 @@ void ht_emulated_copy(void *to, const void *from, int bytes, int size, const cha
     if (((uintptr_t)to | (uintptr_t)from) % (unsigned)size)
         ht_emulated_fail("cp.async: an address is not a multiple of the size", file, line);
     unsigned char all[16] = {0};
+    ht_emulated_reads(from, (size_t)bytes);
     memcpy(all, from, (size_t)bytes);
     memset(to, 0xff, (size_t)size);
     ht_emulated_copy_begin(to, all, size);

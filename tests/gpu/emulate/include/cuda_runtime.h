@@ -9,6 +9,7 @@
  *     a warp's operation that not all lanes of its mask reach; nothing hangs;
  *   - blocks and threads run in ascending order in one launch and in descending order in the next, each as far as it gets:
  *     where a barrier is missing, the second of two equal calls gives another result;
+ *   - two accesses that nothing orders, one of them a write, are an error of the launch (races.cpp);
  *   - a launch outside of the limits of the hardware is refused;
  *   - a stream does its work only when it is waited for: what was reused, freed or read too early is wrong every time.
  * What it does not see: two streams that touch the same memory, and timing.
@@ -199,7 +200,9 @@ void ht_emulated_barrier(const char *file, int line);
 static inline void __syncthreads(HT_HERE) {
     ht_emulated_barrier(file, line);
 }
+void ht_emulated_fence(void);
 static inline void __threadfence(void) {
+    ht_emulated_fence();
 }
 
 /*
@@ -211,7 +214,7 @@ typedef unsigned char ht_emulated_lane[HT_EMULATED_LANE_BYTES];
 const ht_emulated_lane *ht_emulated_exchange(unsigned mask, const void *given, size_t bytes, const char *file,
                                              int line);
 extern int ht_emulated_lane_id; /* of the running thread */
-/* Reports an error of the running kernel; the thread goes no further. */
+/* Reports an error of the running kernel, with its place in the source unless `file` is NULL; the thread goes no further. */
 [[noreturn]] void ht_emulated_fail(const char *what, const char *file, int line);
 
 static inline void __syncwarp(unsigned mask = ~0u, HT_HERE) {
@@ -271,7 +274,10 @@ static inline int __reduce_add_sync(unsigned mask, int value, HT_HERE) {
 
 /* --- atomics on integers: one thread runs at a time -------------------------------------------------------- */
 
-template <typename T> T ht_emulated_atomic_add(T *at, T value) {
+void ht_emulated_atomic(const void *word, size_t bytes);
+
+template <typename T> __attribute__((no_sanitize("thread"))) T ht_emulated_atomic_add(T *at, T value) {
+    ht_emulated_atomic(at, sizeof *at);
     T before = *at;
     *at = (T)(before + value);
     return before;
