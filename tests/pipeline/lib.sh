@@ -40,6 +40,13 @@ same() {
     [ ! -e "$2/state" ] || fail "$2/state is left"
 }
 
+# losses_alike FOLDER_A FOLDER_B [TOLERANCE]: of two runs, relative, or absolute below 1; the tolerance of f32 operations, 1e-5, if none is given
+losses_alike() {
+    paste <(grep -o '"[a-z_]*loss":[^,}]*' "$1/metrics.jsonl") <(grep -o '"[a-z_]*loss":[^,}]*' "$2/metrics.jsonl") | tr ':' '\t' |
+        awk -v most="${3:-1e-5}" '{ d = $2 - $4; if ($1 != $3 || ($2 == "null") != ($4 == "null") || d ^ 2 > most ^ 2 * (1 + $2 ^ 2)) { print; wrong = 1 } }
+            END { exit !NR || wrong }' > "$work/apart" || fail "losses of $1 and $2: $(head -n 1 "$work/apart")"
+}
+
 # signal_at SIGNAL FOLDER STEP COMMAND...: runs until metrics.jsonl has the row of STEP, then sends the signal; $code is the
 # exit code. A run that had its model before the signal came is done again. The signal goes to the process whose number is in the file
 # $pid_file, where that is set.

@@ -31,13 +31,6 @@ each_ends() {
 # numbers FILE: the weights of a model.safetensors in f32, one a line
 numbers() { od -An -v -t f4 -w4 -j $((8 + $(od -An -t u8 -N 8 "$1"))) "$1"; }
 
-# losses_alike FOLDER_A FOLDER_B: by the tolerance of f32 operations, 1e-5
-losses_alike() {
-    paste <(grep -o '"[a-z_]*loss":[^,}]*' "$1/metrics.jsonl") <(grep -o '"[a-z_]*loss":[^,}]*' "$2/metrics.jsonl") | tr ':' '\t' |
-        awk '{ d = $2 - $4; if ($1 != $3 || ($2 == "null") != ($4 == "null") || d ^ 2 > 1e-10 * (1 + $2 ^ 2)) { print; wrong = 1 } } END { exit !NR || wrong }' > "$work/apart" ||
-        fail "losses of $1 and $2: $(head -n 1 "$work/apart")"
-}
-
 # alike FOLDER_A FOLDER_B: what two numbers of ranks make of one run. Every update rounds gradient, both moments and weight: the weights
 # may be that many units of 2^-24 apart (in 2-norm, relative).
 alike() {
