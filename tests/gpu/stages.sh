@@ -2,6 +2,7 @@
 # Each stage on the GPU and on the CPU, with the real programs at miniature size: losses and texts that agree, a run that is killed and
 # resumed on the GPU to the same bytes, and a model that a GPU has no room for.
 # Usage: stages.sh BUILD_FOLDER
+# RANKS (1): with more, the stages run in so many processes, too, each with a GPU of its own
 . tests/pipeline/lib.sh stages "$1" halter-annotations halter-sft halter-reward halter-rejection halter-ppo halter-evaluate halter-chat
 small_data
 import() { expect 0 "$2" "$bin/halter-annotations" import --db "$work/p.db" --kind helpfulness "$1"; }
@@ -47,9 +48,9 @@ both base 1e-5 "${sft[@]}"
 resumed base 3 "${sft[@]}"
 model=(--threads 1 --db "$work/p.db" --model "$work/base-cuda")
 both tuned 1e-5 "$bin/halter-sft" --config tests/pipeline/sft-tune.yaml "${model[@]}" --set data.epochs=1
+reward=("$bin/halter-reward" train --config tests/pipeline/reward-train.yaml "${model[@]}" --set data.epochs=1 --set reward.own_share=1)
 for kind in helpfulness safety; do
-    both $kind 1e-5 "$bin/halter-reward" train --config tests/pipeline/reward-train.yaml "${model[@]}" --set data.epochs=1 --set reward.kind=$kind \
-        --set reward.own_share=1
+    both $kind 1e-5 "${reward[@]}" --set reward.kind=$kind
 done
 judges=(--helpful "$work/helpfulness-cuda" --safe "$work/safety-cuda")
 expect 0 "chosen" "$bin/halter-rejection" --backend cuda --config tests/pipeline/rejection-sample.yaml "${model[@]}" "${judges[@]}" --set sample.k=2 \
@@ -69,12 +70,24 @@ holds "($(number "$work/cpu.json" nll) / $(number "$work/cuda.json" nll) - 1) ^ 
 
 # --- bf16: a rounding is 2^-8
 both bf16 0.004 "${sft[@]}" --set train.dtype=bf16
-model=(--threads 1 --db "$work/p.db" --model "$work/bf16-cuda")
-ppo=("${ppo[@]/$work\/base-cuda/$work\/bf16-cuda}")
-expect 0 "model in" "${ppo[@]}" --backend cuda --set train.dtype=bf16 --out "$work/ppo-bf16"
+expect 0 "model in" "${ppo[@]}" --model "$work/bf16-cuda" --backend cuda --set train.dtype=bf16 --out "$work/ppo-bf16"
 grep '"step":1,' "$work/ppo-bf16/metrics.jsonl" > "$work/first"
 holds "$(number "$work/first" log_ratio_max) < 1e-4" "the first ratio is not 1"
 holds "$(number "$work/first" sampler_gap_max) < 0.1" "sampler and trainer disagree"
+
+# --- several GPUs: one's losses to rounding
+if [ "${RANKS:-1}" -gt 1 ]; then
+    # alike FOLDER TOLERANCE COMMAND...: the same as FOLDER-cuda
+    alike() {
+        local folder=$work/$1 most=$2
+        shift 2
+        expect 0 "model in" mpirun -n "$RANKS" "$@" --backend cuda --out "$folder-ranks"
+        losses_alike "$folder-cuda" "$folder-ranks" "$most"
+    }
+    alike base 1e-5 "${sft[@]}"
+    alike helpfulness 1e-5 "${reward[@]}" --set reward.kind=helpfulness
+    alike ppo 1e-3 "${ppo[@]}"
+fi
 
 # --- no GPU has room for this
 expect 5 "of device memory are available" "${sft[@]}" --backend cuda --out "$work/huge" --set init.dim=8192 --set init.layers=80 --set init.heads=64
