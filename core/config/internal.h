@@ -72,7 +72,7 @@ ht_status ht_config_parse_request(const ht_command *command, int argc, char *con
 /* Fields as JSON, dotted keys in table order; new reference. */
 ht_status ht_config_to_json(const ht_config_table *table, json_t **out, ht_error *err);
 
-/* The shortest decimal text that reads back as `number`. */
+/* The shortest decimal text that reads back as `number`; a whole number below 1e15 in digits alone. */
 void ht_config_format_number(char out[32], double number);
 
 #endif

@@ -50,10 +50,6 @@ static void option_range(char *out, size_t size, const ht_option *option) {
         return;
     ht_config_format_number(low, option->min);
     ht_config_format_number(high, option->max);
-    if (option->type == HT_OPTION_INT) { /* 1048576, not 1e+06 */
-        snprintf(low, sizeof low, "%.0f", option->min);
-        snprintf(high, sizeof high, "%.0f", option->max);
-    }
     if (has_low && has_high)
         snprintf(out, size, "%s to %s", low, high);
     else if (has_low)

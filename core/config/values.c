@@ -13,6 +13,10 @@
 #include "core/base/memory.h"
 
 void ht_config_format_number(char out[32], double number) {
+    if (fabs(number) < 1e15 && number == floor(number)) {
+        snprintf(out, 32, "%.0f", number);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(out, 32, "%.*g", digits, number);
         if (strtod(out, NULL) == number) return;

@@ -281,6 +281,7 @@ static const refusal command_line_refusals[] = {
     {{"--max-new-tokens="}, "--max-new-tokens: \"\" is not an integer"},
     {{"--max-new-tokens=0"}, "--max-new-tokens: \"0\" is below 1"},
     {{"--max-new-tokens=4097"}, "--max-new-tokens: \"4097\" is above 4096"},
+    {{"--set", "optim.steps=1000001"}, "--set optim.steps: \"1000001\" is above 1000000"},
     {{"--seed=9223372036854775808"}, "--seed: \"9223372036854775808\" does not fit in 64 bits"},
     {{"--resume=yes"}, "--resume: \"yes\" is not true or false"},
     {{"--no-resume=true"}, "--no-resume takes no value"},
