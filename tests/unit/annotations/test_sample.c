@@ -15,6 +15,7 @@
 #include "annotations/rows.h"
 #include "annotations/sample.h"
 #include "core/base/files.h"
+#include "tests/unit/do.h"
 
 static void test_sample__settings_depend_on_seed_round_and_dialog_alone(void **state) {
     (void)state;
@@ -74,24 +75,16 @@ static void test_sample__what_cannot_be_compared(void **state) {
  */
 
 static char folder[64];
-static ht_error err;
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        ht_status got_ = (call);                                                                             \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                           \
-    } while (0)
 
 static int set_up(void **state) {
     (void)state;
-    err = (ht_error)HT_ERROR_INIT;
     strcpy(folder, "/tmp/halter-sample-XXXXXX");
     return mkdtemp(folder) ? 0 : -1;
 }
 
 static int tear_down(void **state) {
     (void)state;
-    err = (ht_error)HT_ERROR_INIT;
+    ht_error err = HT_ERROR_INIT;
     return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
 }
 
@@ -109,14 +102,14 @@ static int64_t add_response(ht_store *store, int64_t dialog, int64_t model, cons
                            .top_p = 1,
                            .seed = 1,
                            .finish = HT_FINISH_EOS};
-    OK(ht_store_add_response(store, &row, &id, NULL, &err));
+    DO(ht_store_add_response(store, &row, &id, NULL, &err_));
     return id;
 }
 
 static int64_t add_model(ht_store *store, const char *name) {
     int64_t id = 0;
-    OK(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"},
-                          &id, &err));
+    DO(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"},
+                          &id, &err_));
     return id;
 }
 
@@ -128,10 +121,10 @@ static void test_sample__the_import_takes_the_file_once_a_choice_is_filled_in(vo
     const char *awkward = "one, \"two\"\nand a line";
     snprintf(db, sizeof db, "%s/p.db", folder);
     snprintf(csv, sizeof csv, "%s/pairs.csv", folder);
-    OK(ht_store_open(&store, db, HT_STORE_CREATE, &err));
+    DO(ht_store_open(&store, db, HT_STORE_CREATE, &err_));
     ht_dialog_row prompt = {.messages = "[{\"role\":\"user\",\"content\":\"say, \\\"it\\\"\"}]",
                             .kind = HT_KIND_SAFETY};
-    OK(ht_store_add_dialog(store, &prompt, &dialog, NULL, &err));
+    DO(ht_store_add_dialog(store, &prompt, &dialog, NULL, &err_));
     ht_pair_row pair = {.number = 1, .round = 4, .text = {awkward, ""}};
     pair.id[0] = add_response(store, dialog, add_model(store, "a"), awkward);
     pair.id[1] = add_response(store, dialog, add_model(store, "b"), "");
@@ -148,25 +141,25 @@ static void test_sample__the_import_takes_the_file_once_a_choice_is_filled_in(vo
     ht_column_names names;
     ht_file_row row;
     int found = 0;
-    OK(ht_column_names_parse(&names, NULL, 0, &err));
-    OK(ht_source_open(&source, csv, &err));
-    OK(ht_rows_open(&reader, HT_ROWS_CSV, source, &names, csv, &err));
-    OK(ht_rows_next(reader, &row, &found, &err));
+    DO(ht_column_names_parse(&names, NULL, 0, &err_));
+    DO(ht_source_open(&source, csv, &err_));
+    DO(ht_rows_open(&reader, HT_ROWS_CSV, source, &names, csv, &err_));
+    DO(ht_rows_next(reader, &row, &found, &err_));
     assert_int_equal(found, 1);
 
     ht_annotation_defaults defaults = {.kind = -1, .split = -1, .holdout = 0.5};
     ht_row_outcome outcome;
     ht_refusal refusal;
-    OK(ht_annotation_take(store, &defaults, &row.annotation, &outcome, &refusal, &err));
+    DO(ht_annotation_take(store, &defaults, &row.annotation, &outcome, &refusal, &err_));
     assert_int_equal(outcome, HT_ROW_REFUSED); /* nobody has looked at it */
     assert_int_equal(refusal.reason, HT_REASON_NOT_ANNOTATED);
     row.annotation.field[HT_COLUMN_CHOICE] = "b";
     row.annotation.size[HT_COLUMN_CHOICE] = 1;
-    OK(ht_annotation_take(store, &defaults, &row.annotation, &outcome, &refusal, &err));
+    DO(ht_annotation_take(store, &defaults, &row.annotation, &outcome, &refusal, &err_));
     assert_int_equal(outcome, HT_ROW_TAKEN);
 
     ht_comparison_row taken;
-    OK(ht_store_get_comparison(store, 1, &taken, &err));
+    DO(ht_store_get_comparison(store, 1, &taken, &err_));
     assert_int_equal(taken.chosen_id, pair.id[1]);
     assert_int_equal(taken.rejected_id, pair.id[0]);
     assert_int_equal(taken.round, 4);

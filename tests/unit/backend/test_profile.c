@@ -12,6 +12,7 @@
 #include "core/backend/profile.h"
 #include "core/base/log.h"
 #include "core/base/progress.h"
+#include "tests/unit/do.h"
 
 static ht_backend *backend;
 static float memory[4096];
@@ -43,17 +44,8 @@ static ht_tensor f32(int64_t rows, int64_t cols) {
     return ht_tensor_of(memory, HT_F32, rows, cols);
 }
 
-/* A call that must succeed. */
-#define DO(call)                                    \
-    do {                                            \
-        ht_error err = HT_ERROR_INIT;               \
-        ht_status status_ = (call);                 \
-        assert_string_equal(err.message, "");       \
-        assert_int_equal(status_, HT_OK);           \
-    } while (0)
-
 static void start(void) {
-    DO(ht_profile_start(backend, &err));
+    DO(ht_profile_start(backend, &err_));
 }
 
 static const ht_profile_line *line(ht_operation operation) {
@@ -71,7 +63,7 @@ static void assert_line(ht_operation operation, int64_t calls, double flop, doub
 static void test_profile__counts_nothing_before_it_starts(void **state) {
     (void)state;
     ht_tensor a = f32(4, 8), b = ht_tensor_of(memory + 1024, HT_F32, 4, 8);
-    DO(ht_copy(backend, &b, &a, &err));
+    DO(ht_copy(backend, &b, &a, &err_));
     assert_null(ht_backend_profile(backend));
     start();
     for (int i = 0; i < HT_OPERATION_COUNT; i++) /* the runs that measure the peaks are not counted either */
@@ -95,16 +87,16 @@ static void test_profile__counts_are_exact(void **state) {
     double sum;
     int32_t ids[3] = {0, 1, 2};
     start();
-    DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err));
-    DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err));
-    DO(ht_matmul_rows(backend, &y, &x, &w, NULL, &err));
-    DO(ht_matmul_backward_data(backend, &z, &y, &w, &err));
-    DO(ht_matmul_backward_weight(backend, &w, &y, &z, &err));
-    DO(ht_rms_norm_forward(backend, &z, memory + 3072, &x, &gain, 1e-5f, &err));
-    DO(ht_swiglu_forward(backend, &z, &wide, &err));
-    DO(ht_gather_rows(backend, &z, &x, ids, &err));
-    DO(ht_sum_squares(backend, memory, 100, &sum, &err));
-    DO(ht_zero(backend, memory, 256, &err));
+    DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err_));
+    DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err_));
+    DO(ht_matmul_rows(backend, &y, &x, &w, NULL, &err_));
+    DO(ht_matmul_backward_data(backend, &z, &y, &w, &err_));
+    DO(ht_matmul_backward_weight(backend, &w, &y, &z, &err_));
+    DO(ht_rms_norm_forward(backend, &z, memory + 3072, &x, &gain, 1e-5f, &err_));
+    DO(ht_swiglu_forward(backend, &z, &wide, &err_));
+    DO(ht_gather_rows(backend, &z, &x, ids, &err_));
+    DO(ht_sum_squares(backend, memory, 100, &sum, &err_));
+    DO(ht_zero(backend, memory, 256, &err_));
     assert_line(HT_OPERATION_MATMUL_FORWARD, 2, 2 * 2 * 3 * 5 * 7, 0);
     assert_line(HT_OPERATION_MATMUL_ROWS, 1, 2 * 3 * 5 * 7, 4 * (3 * 7 + 5 * 7));
     assert_line(HT_OPERATION_MATMUL_BACKWARD_DATA, 1, 2 * 3 * 5 * 7, 0);
@@ -126,7 +118,7 @@ static void test_profile__attention_counts_causal_pairs(void **state) {
                                 .seq_start = seq_start, .seq_start_host = seq_start};
     ht_tensor q = f32(5, 8), k = f32(5, 4), out = ht_tensor_of(memory + 1024, HT_F32, 5, 8);
     start();
-    DO(ht_attention_forward(backend, &out, memory + 2048, &q, &k, &k, &shape, &err));
+    DO(ht_attention_forward(backend, &out, memory + 2048, &q, &k, &k, &shape, &err_));
     assert_line(HT_OPERATION_ATTENTION_FORWARD, 1, 2 * 2 * 9 * 4 * 2, 0);
     ht_cached_shape cached = {.heads = 4, .kv_heads = 2, .head_dim = 2, .sequences = 2, .seq_start = seq_start,
                               .past = past, .block_tables = tables, .max_blocks = 1, .seq_start_host = seq_start,
@@ -134,7 +126,7 @@ static void test_profile__attention_counts_causal_pairs(void **state) {
     ht_kv_pages pages = {.keys = ht_tensor_of(memory + 2048, HT_F32, 32, 4),
                          .values = ht_tensor_of(memory + 3072, HT_F32, 32, 4),
                          .block_size = 16};
-    DO(ht_attention_cached(backend, &out, &q, &k, &k, &pages, &cached, &err));
+    DO(ht_attention_cached(backend, &out, &q, &k, &k, &pages, &cached, &err_));
     /* 3 rows over 4 positions and themselves: 3 * 4 + 6 pairs; 2 rows alone: 3; 7 + 2 positions of 4 keys and 4 values */
     assert_line(HT_OPERATION_ATTENTION_CACHED, 1, 2 * 2 * (18 + 3) * 4 * 2, 4 * 9 * 8);
 }
@@ -144,7 +136,7 @@ static void test_profile__inner_calls_belong_to_the_outer(void **state) {
     (void)state;
     ht_tensor x = f32(3, 7), w = f32(5, 7), y = ht_tensor_of(memory + 1024, HT_F32, 3, 5), add = f32(3, 5);
     start();
-    DO(ht_matmul_forward(backend, &y, &x, &w, &add, &err));
+    DO(ht_matmul_forward(backend, &y, &x, &w, &add, &err_));
     assert_line(HT_OPERATION_MATMUL_FORWARD, 1, 2 * 3 * 5 * 7, 0);
     assert_line(HT_OPERATION_COPY, 0, 0, 0);
 }
@@ -171,13 +163,13 @@ static void test_profile__stretches(void **state) {
     ht_tensor x = f32(3, 7), w = f32(5, 7), y = ht_tensor_of(memory + 1024, HT_F32, 3, 5);
     start();
     const ht_profile_stretch *step = &ht_backend_profile(backend)->stretches[HT_STRETCH_STEP];
-    DO(ht_zero(backend, memory, 64, &err)); /* outside of any */
+    DO(ht_zero(backend, memory, 64, &err_)); /* outside of any */
     double before = line(HT_OPERATION_ZERO)->seconds;
     for (int i = 0; i < 2; i++) {
         ht_profile_enter(backend);
-        DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err));
+        DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err_));
         ht_profile_enter(backend); /* generation inside of a step is a part of it */
-        DO(ht_zero(backend, memory, 64, &err));
+        DO(ht_zero(backend, memory, 64, &err_));
         ht_profile_leave(backend, HT_STRETCH_GENERATION);
         wait_a_moment();
         ht_profile_leave(backend, HT_STRETCH_STEP);
@@ -197,7 +189,7 @@ static void test_profile__closing_reports(void **state) {
     start();
     ht_profile_enter(backend);
     for (int i = 0; i < 3; i++)
-        DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err));
+        DO(ht_matmul_forward(backend, &y, &x, &w, NULL, &err_));
     ht_profile_leave(backend, HT_STRETCH_STEP);
     ht_backend_close(backend);
     backend = NULL;

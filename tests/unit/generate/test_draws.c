@@ -13,27 +13,20 @@
 #include "core/base/files.h"
 #include "core/base/memory.h"
 #include "core/generate/draws.h"
-
-static ht_error err;
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        ht_status got_ = (call);                                                                             \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                           \
-    } while (0)
+#include "tests/unit/do.h"
 
 enum { PROMPTS = 60 };
 
 /* Prompt i is of dialogue first + 3 i and has 1 + i % 5 tokens, each 100 i + position. */
 static ht_prompt_set make_set(int64_t first, size_t count) {
     ht_prompt_set set = {0};
-    OK(ht_calloc(&set.start, count + 1, sizeof *set.start, &err));
-    OK(ht_calloc(&set.dialog_ids, count, sizeof *set.dialog_ids, &err));
-    OK(ht_calloc(&set.is_safety, count, 1, &err));
+    DO(ht_calloc(&set.start, count + 1, sizeof *set.start, &err_));
+    DO(ht_calloc(&set.dialog_ids, count, sizeof *set.dialog_ids, &err_));
+    DO(ht_calloc(&set.is_safety, count, 1, &err_));
     for (size_t i = 0; i < count; i++) {
         for (size_t t = 0; t < 1 + i % 5; t++) {
             int32_t id = (int32_t)(100 * i + t);
-            OK(ht_ids_append(&set.tokens, &id, 1, &err));
+            DO(ht_ids_append(&set.tokens, &id, 1, &err_));
         }
         set.start[i + 1] = (int64_t)set.tokens.count;
         set.dialog_ids[i] = first + 3 * (int64_t)i;
@@ -47,7 +40,7 @@ static ht_prompt_set make_set(int64_t first, size_t count) {
 static void test_draws__chosen_prompts_are_whole_and_in_order(void **state) {
     (void)state;
     ht_prompt_set set = make_set(10, PROMPTS);
-    OK(ht_prompt_set_choose(&set, 20, 1, 2, &err));
+    DO(ht_prompt_set_choose(&set, 20, 1, 2, &err_));
     assert_int_equal(set.count, 20);
     int64_t longest = 0;
     for (size_t i = 0; i < set.count; i++) {
@@ -74,15 +67,15 @@ static void test_draws__a_smaller_choice_is_part_of_a_larger_one(void **state) {
     (void)state;
     ht_prompt_set small = make_set(10, PROMPTS), large = make_set(10, PROMPTS), other = make_set(10, PROMPTS);
     int same = 0;
-    OK(ht_prompt_set_choose(&small, 15, 1, 2, &err));
-    OK(ht_prompt_set_choose(&large, 40, 1, 2, &err));
-    OK(ht_prompt_set_choose(&other, 15, 2, 2, &err));
+    DO(ht_prompt_set_choose(&small, 15, 1, 2, &err_));
+    DO(ht_prompt_set_choose(&large, 40, 1, 2, &err_));
+    DO(ht_prompt_set_choose(&other, 15, 2, 2, &err_));
     for (size_t i = 0; i < small.count; i++) {
         assert_true(holds(&large, small.dialog_ids[i]));
         same += holds(&other, small.dialog_ids[i]);
     }
     assert_true(same < 15); /* another seed, another choice */
-    OK(ht_prompt_set_choose(&small, 15, 9, 9, &err));
+    DO(ht_prompt_set_choose(&small, 15, 9, 9, &err_));
     assert_int_equal(small.count, 15); /* all that are there */
     ht_prompt_set_free(&small);
     ht_prompt_set_free(&large);
@@ -95,7 +88,7 @@ static ht_store *store;
 static int set_up(void **state) {
     (void)state;
     char path[96];
-    err = (ht_error)HT_ERROR_INIT;
+    ht_error err = HT_ERROR_INIT;
     strcpy(folder, "/tmp/halter-draws-XXXXXX");
     if (!mkdtemp(folder)) return -1;
     snprintf(path, sizeof path, "%s/p.db", folder);
@@ -104,7 +97,7 @@ static int set_up(void **state) {
 
 static int tear_down(void **state) {
     (void)state;
-    err = (ht_error)HT_ERROR_INIT;
+    ht_error err = HT_ERROR_INIT;
     ht_store_close(store);
     return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
 }
@@ -119,7 +112,7 @@ static int64_t add_response(ht_response_row row) {
     row.tokens = tokens;
     row.token_count = 3;
     row.finish = HT_FINISH_EOS;
-    OK(ht_store_add_response(store, &row, &id, NULL, &err));
+    DO(ht_store_add_response(store, &row, &id, NULL, &err_));
     return id;
 }
 
@@ -129,12 +122,12 @@ static void test_draws__finds_what_has_the_same_settings_only(void **state) {
     for (int i = 0; i < 3; i++) {
         char messages[96];
         snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%d\"}]", i);
-        OK(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages}, &dialogs[i], NULL, &err));
+        DO(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages}, &dialogs[i], NULL, &err_));
     }
-    OK(ht_store_add_model(store, &(ht_model_row){.name = "a", .path = "a", .hash = "a", .stage = "sft"},
-                          &model, &err));
-    OK(ht_store_add_model(store, &(ht_model_row){.name = "b", .path = "b", .hash = "b", .stage = "sft"},
-                          &other, &err));
+    DO(ht_store_add_model(store, &(ht_model_row){.name = "a", .path = "a", .hash = "a", .stage = "sft"},
+                          &model, &err_));
+    DO(ht_store_add_model(store, &(ht_model_row){.name = "b", .path = "b", .hash = "b", .stage = "sft"},
+                          &other, &err_));
     ht_response_row row = {.dialog_id = dialogs[2],
                            .model_id = model,
                            .round = 1,
@@ -173,15 +166,14 @@ static void test_draws__finds_what_has_the_same_settings_only(void **state) {
                          .max_new_tokens = 3,
                          .max_positions = 99,
                          .chunk = 2};
-    OK(ht_draws_find(&list, store, &missing, &err));
+    DO(ht_draws_find(&list, store, &missing, &err_));
     assert_int_equal(missing, 4);
     const int64_t expected[6] = {first, 0, 0, 0, 0, found};
     for (int i = 0; i < 6; i++)
         assert_int_equal(draws[i].response_id, expected[i]);
     /* three tokens are more than this command could have drawn */
     list.max_new_tokens = 2;
-    assert_int_equal(ht_draws_find(&list, store, &missing, &err), HT_ERR_DATA);
-    assert_non_null(strstr(err.message, "max_new_tokens"));
+    FAILS(ht_draws_find(&list, store, &missing, &err_), HT_ERR_DATA, "max_new_tokens");
     ht_prompt_set_free(&set);
 }
 

@@ -14,13 +14,7 @@
 #include "core/base/files.h"
 #include "core/model/score.h"
 #include "rejection/rejection.h"
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        ht_error err_ = HT_ERROR_INIT, *const err = &err_;                                                   \
-        ht_status got_ = (call);                                                                             \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err_.message);                                          \
-    } while (0)
+#include "tests/unit/do.h"
 
 #define NEAR(value, expected, tolerance) assert_true(fabs((value) - (expected)) <= (tolerance))
 
@@ -101,8 +95,8 @@ static int64_t policy, older, helpful, safe;
 
 static int64_t add_model(const char *name) {
     int64_t id = 0;
-    OK(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"},
-                          &id, err));
+    DO(ht_store_add_model(store, &(ht_model_row){.name = name, .path = name, .hash = name, .stage = "sft"},
+                          &id, &err_));
     return id;
 }
 
@@ -131,7 +125,7 @@ static int64_t add_dialog(const char *prompt, ht_kind kind) {
     char messages[128];
     int64_t id = 0;
     snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%s\"}]", prompt);
-    OK(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages, .kind = kind}, &id, NULL, err));
+    DO(ht_store_add_dialog(store, &(ht_dialog_row){.messages = messages, .kind = kind}, &id, NULL, &err_));
     return id;
 }
 
@@ -159,9 +153,9 @@ static int64_t add_sample(sample s) {
                            .k = s.k,
                            .logprob = -1,
                            .finish = s.finish ? s.finish : HT_FINISH_EOS};
-    OK(ht_store_add_response(store, &row, &id, NULL, err));
-    if (!isnan(s.rh)) OK(ht_store_add_score(store, id, helpful, s.rh, err));
-    if (!isnan(s.rs)) OK(ht_store_add_score(store, id, safe, s.rs, err));
+    DO(ht_store_add_response(store, &row, &id, NULL, &err_));
+    if (!isnan(s.rh)) DO(ht_store_add_score(store, id, helpful, s.rh, &err_));
+    if (!isnan(s.rs)) DO(ht_store_add_score(store, id, safe, s.rs, &err_));
     return id;
 }
 
@@ -228,23 +222,23 @@ static void free_bench(bench *b) {
 
 static void choose(bench *b) {
     int64_t missing = -1;
-    OK(ht_draws_find(&b->work.draws, store, &missing, err));
+    DO(ht_draws_find(&b->work.draws, store, &missing, &err_));
     assert_int_equal(missing, 0);
     ht_rejection_result_free(&b->result);
-    OK(ht_rejection_choose(&b->work, &b->result, err));
+    DO(ht_rejection_choose(&b->work, &b->result, &err_));
 }
 
 static int64_t begin_run(void) {
     int64_t id = 0;
-    OK(ht_store_begin_run(store, &(ht_run_row){.stage = "rejection", .round = 2, .model_id = policy}, &id,
-                          err));
+    DO(ht_store_begin_run(store, &(ht_run_row){.stage = "rejection", .round = 2, .model_id = policy}, &id,
+                          &err_));
     return id;
 }
 
 static int64_t count(ht_store_set set) {
     int64_t rows = -1;
     ht_store_filter filter = {0};
-    OK(ht_store_count(store, set, &filter, &rows, err));
+    DO(ht_store_count(store, set, &filter, &rows, &err_));
     return rows;
 }
 
@@ -338,9 +332,9 @@ static void test_choose__cut_responses_give_no_choice_and_are_counted(void **sta
                            .top_p = 1,
                            .seed = 7,
                            .finish = HT_FINISH_LENGTH};
-    OK(ht_store_add_response(store, &row, &id, NULL, err));
-    OK(ht_store_add_score(store, id, helpful, 1, err));
-    OK(ht_store_add_score(store, id, safe, 1, err));
+    DO(ht_store_add_response(store, &row, &id, NULL, &err_));
+    DO(ht_store_add_score(store, id, helpful, 1, &err_));
+    DO(ht_store_add_score(store, id, safe, 1, &err_));
     bench *b = make_bench(1, &dialog, 1);
     choose(b);
     assert_int_equal(b->result.chosen_count, 0);
@@ -351,10 +345,8 @@ static void test_choose__cut_responses_give_no_choice_and_are_counted(void **sta
     assert_int_equal(b->result.chosen_count, 1);
     /* a row cut at 8 tokens is none of a command that allows 9 */
     int64_t missing;
-    ht_error err = HT_ERROR_INIT;
     b->work.draws.max_new_tokens = 9;
-    assert_int_equal(ht_draws_find(&b->work.draws, store, &missing, &err), HT_ERR_DATA);
-    assert_non_null(strstr(err.message, "max_new_tokens"));
+    FAILS(ht_draws_find(&b->work.draws, store, &missing, &err_), HT_ERR_DATA, "max_new_tokens");
     free_bench(b);
 }
 
@@ -364,9 +356,8 @@ static void test_choose__a_missing_score_is_an_error(void **state) {
     add_sample((sample){dialog, policy, 2, 0, 0, 0, 1, NAN});
     bench *b = make_bench(1, &dialog, 1);
     int64_t missing;
-    ht_error err = HT_ERROR_INIT;
-    assert_int_equal(ht_draws_find(&b->work.draws, store, &missing, &err), HT_OK);
-    assert_int_equal(ht_rejection_choose(&b->work, &b->result, &err), HT_ERR_RUN);
+    DO(ht_draws_find(&b->work.draws, store, &missing, &err_));
+    FAILS(ht_rejection_choose(&b->work, &b->result, &err_), HT_ERR_RUN, "has lost a score");
     free_bench(b);
 }
 
@@ -381,7 +372,7 @@ static void test_choose__keeps_the_same_rows_when_repeated(void **state) {
     for (int turn = 0; turn < 2; turn++) {
         json_t *report = ht_rejection_report(&b->work, &b->result);
         assert_non_null(report);
-        OK(ht_rejection_keep(&b->work, &b->result, report, begin_run(), err));
+        DO(ht_rejection_keep(&b->work, &b->result, report, begin_run(), &err_));
         json_decref(report);
         assert_int_equal(count(HT_STORE_DEMONSTRATIONS), 2);
         assert_int_equal(count(HT_STORE_EVALUATIONS), 6);
@@ -390,12 +381,12 @@ static void test_choose__keeps_the_same_rows_when_repeated(void **state) {
     ht_store_cursor *cursor = NULL;
     ht_store_filter filter = {.origins = 1u << HT_ORIGIN_REJECTION};
     int found = 0;
-    OK(ht_store_read(store, HT_STORE_DEMONSTRATIONS, &filter, &cursor, err));
-    OK(ht_store_next_demonstration(cursor, &row, &found, err));
+    DO(ht_store_read(store, HT_STORE_DEMONSTRATIONS, &filter, &cursor, &err_));
+    DO(ht_store_next_demonstration(cursor, &row, &found, &err_));
     assert_int_equal(row.response.k, 2); /* by helpfulness */
     assert_int_equal(row.round, 2);
     NEAR(row.weight, 1, 0);
-    OK(ht_store_next_demonstration(cursor, &row, &found, err));
+    DO(ht_store_next_demonstration(cursor, &row, &found, &err_));
     assert_int_equal(row.response.k, 0); /* by safety */
     ht_store_cursor_free(cursor);
     free_bench(b);
@@ -408,7 +399,7 @@ static void test_choose__another_choice_in_the_same_round_is_refused(void **stat
     bench *b = make_bench(1, &dialog, 1);
     choose(b);
     json_t *report = ht_rejection_report(&b->work, &b->result);
-    OK(ht_rejection_keep(&b->work, &b->result, report, begin_run(), err));
+    DO(ht_rejection_keep(&b->work, &b->result, report, begin_run(), &err_));
     int64_t second = add_sample((sample){dialog, policy, 2, 1, 0, 0, 5, 2});
     bench *other = make_bench(2, &dialog, 1);
     choose(other);
@@ -420,7 +411,7 @@ static void test_choose__another_choice_in_the_same_round_is_refused(void **stat
     assert_non_null(strstr(refused.message, "round 2"));
     assert_int_equal(count(HT_STORE_DEMONSTRATIONS), 1);
     other->config.report_only = 1;
-    OK(ht_rejection_keep(&other->work, &other->result, report, begin_run(), err));
+    DO(ht_rejection_keep(&other->work, &other->result, report, begin_run(), &err_));
     assert_int_equal(count(HT_STORE_DEMONSTRATIONS), 1);
     json_decref(report);
     free_bench(b);

@@ -17,30 +17,17 @@
 
 #include "core/base/files.h"
 #include "core/store/store.h"
+#include "tests/unit/do.h"
 
 static char folder[64], path[96];
 static ht_store *store;
-static ht_error err;
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        ht_status got_ = (call);                                                                             \
-        if (got_ != HT_OK) fail_msg("%s: %s", #call, err.message);                                           \
-    } while (0)
-#define FAILS(call, expected, part)                                                                          \
-    do {                                                                                                     \
-        err = (ht_error)HT_ERROR_INIT;                                                                       \
-        assert_int_equal(call, expected);                                                                    \
-        if (!strstr(err.message, part)) fail_msg("\"%s\" does not say \"%s\"", err.message, part);           \
-        err = (ht_error)HT_ERROR_INIT;                                                                       \
-    } while (0)
 
 static inline int set_up(void **state) {
     (void)state;
     strcpy(folder, "/tmp/halter-store-XXXXXX");
     if (!mkdtemp(folder)) return -1;
     snprintf(path, sizeof path, "%s/p.db", folder);
-    err = (ht_error)HT_ERROR_INIT;
+    ht_error err = HT_ERROR_INIT;
     return ht_store_open(&store, path, HT_STORE_CREATE, &err) == HT_OK ? 0 : -1;
 }
 
@@ -48,7 +35,7 @@ static inline int tear_down(void **state) {
     (void)state;
     ht_store_close(store);
     store = NULL;
-    err = (ht_error)HT_ERROR_INIT;
+    ht_error err = HT_ERROR_INIT;
     return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
 }
 
@@ -68,13 +55,13 @@ static inline int64_t add_dialog(const char *prompt, ht_kind kind, ht_split spli
     snprintf(messages, sizeof messages, "[{\"role\":\"user\",\"content\":\"%s\"}]", prompt);
     ht_dialog_row row = {
         .messages = messages, .kind = kind, .split = split, .round = round, .source = "test"};
-    OK(ht_store_add_dialog(store, &row, &id, NULL, &err));
+    DO(ht_store_add_dialog(store, &row, &id, NULL, &err_));
     return id;
 }
 
 static inline int64_t add_text(int64_t dialog, const char *text) {
     int64_t id;
-    OK(ht_store_add_response(store, &(ht_response_row){.dialog_id = dialog, .text = text}, &id, NULL, &err));
+    DO(ht_store_add_response(store, &(ht_response_row){.dialog_id = dialog, .text = text}, &id, NULL, &err_));
     return id;
 }
 
@@ -82,7 +69,7 @@ static inline int64_t add_model(const char *name, const char *hash) {
     int64_t id;
     ht_model_row row = {
         .name = name, .path = "runs/a", .hash = hash, .stage = "sft", .tokenizer_hash = "tok"};
-    OK(ht_store_add_model(store, &row, &id, &err));
+    DO(ht_store_add_model(store, &row, &id, &err_));
     return id;
 }
 
@@ -94,7 +81,7 @@ static inline int64_t add_pair(int64_t dialog, const char *chosen, const char *r
                              .round = round,
                              .source = "s",
                              .batch = "b"};
-    OK(ht_store_add_comparison(store, &row, &id, NULL, &err));
+    DO(ht_store_add_comparison(store, &row, &id, NULL, &err_));
     return id;
 }
 

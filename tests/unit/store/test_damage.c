@@ -11,18 +11,18 @@ static void test_store__a_hostile_schema_is_powerless(void **state) {
     add_dialog("a", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     ht_store_close(store);
     sql(path, "CREATE TRIGGER t AFTER INSERT ON dialog BEGIN DELETE FROM dialog; END");
-    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
-    OK(ht_store_add_dialog(store, &row, &id, NULL, &err));
-    OK(ht_store_count(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &count, &err));
+    DO(ht_store_open(&store, path, HT_STORE_EXISTING, &err_));
+    DO(ht_store_add_dialog(store, &row, &id, NULL, &err_));
+    DO(ht_store_count(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &count, &err_));
     assert_int_equal(count, 2);
     ht_store_close(store);
     sql(path, "DROP TABLE model; CREATE VIEW model AS SELECT 1 AS id, 'a' AS name, 0 AS round");
-    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
-    FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err), HT_ERR_DATA, "view \"model\" prohibited");
+    DO(ht_store_open(&store, path, HT_STORE_EXISTING, &err_));
+    FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err_), HT_ERR_DATA, "view \"model\" prohibited");
     ht_store_close(store);
     sql(path, "DROP VIEW model");
-    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
-    FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err), HT_ERR_DATA, "no such table: model");
+    DO(ht_store_open(&store, path, HT_STORE_EXISTING, &err_));
+    FAILS(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err_), HT_ERR_DATA, "no such table: model");
 }
 
 /* Values that index tables and pass for text must not come from a row that the schema would never have taken. */
@@ -31,7 +31,7 @@ static void test_store__rows_that_cannot_be_are_not_read(void **state) {
     int64_t dialog = add_dialog("a", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0), pair = add_pair(dialog, "b", "c", 1, 0), answer, count;
     ht_comparison_row row;
     ht_demonstration_row demonstration = {.response_id = add_text(dialog, "d"), .weight = 1};
-    OK(ht_store_add_demonstration(store, &demonstration, &answer, NULL, &err));
+    DO(ht_store_add_demonstration(store, &demonstration, &answer, NULL, &err_));
     static const struct {
         const char *damage, *repair, *message;
     } cases[] = {
@@ -46,14 +46,14 @@ static void test_store__rows_that_cannot_be_are_not_read(void **state) {
         char text[256];
         snprintf(text, sizeof text, "PRAGMA ignore_check_constraints = ON; %s", cases[i].damage);
         sql(path, text);
-        FAILS(ht_store_get_comparison(store, pair, &row, &err), HT_ERR_DATA, cases[i].message);
+        FAILS(ht_store_get_comparison(store, pair, &row, &err_), HT_ERR_DATA, cases[i].message);
         sql(path, cases[i].repair);
-        OK(ht_store_get_comparison(store, pair, &row, &err));
+        DO(ht_store_get_comparison(store, pair, &row, &err_));
     }
     sql(path, "PRAGMA ignore_check_constraints = ON; UPDATE demonstration SET weight = -1");
-    FAILS(ht_store_get_demonstration(store, answer, &demonstration, &err), HT_ERR_DATA, "demonstration 1: its weight");
+    FAILS(ht_store_get_demonstration(store, answer, &demonstration, &err_), HT_ERR_DATA, "demonstration 1: its weight");
     sql(path, "PRAGMA ignore_check_constraints = ON; UPDATE demonstration SET weight = 1, origin = 'x'");
-    FAILS(ht_store_get_demonstration(store, answer, &demonstration, &err), HT_ERR_DATA, "demonstration 1: its origin");
+    FAILS(ht_store_get_demonstration(store, answer, &demonstration, &err_), HT_ERR_DATA, "demonstration 1: its origin");
 
     /* a table made anew, without the constraints: an id that no cursor gets past, and no text */
     ht_store_cursor *cursor;
@@ -62,11 +62,11 @@ static void test_store__rows_that_cannot_be_are_not_read(void **state) {
     ht_store_close(store);
     sql(path, "DROP TABLE model; CREATE TABLE model(id REAL, name, path, hash, stage, round, parent_id, config, tokenizer_hash,"
               " created); INSERT INTO model(id, name, path, hash, stage) VALUES(0.5, 'a', 'b', 'c', 'd'), (2, 'a', 'b', 'c', 'd')");
-    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
-    OK(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err));
+    DO(ht_store_open(&store, path, HT_STORE_EXISTING, &err_));
+    DO(ht_store_count(store, HT_STORE_MODELS, &(ht_store_filter){0}, &count, &err_));
     assert_int_equal(count, 2);
-    OK(ht_store_read(store, HT_STORE_MODELS, &(ht_store_filter){0}, &cursor, &err));
-    FAILS(ht_store_next_model(cursor, &model, &found, &err), HT_ERR_DATA, "model 0: its id");
+    DO(ht_store_read(store, HT_STORE_MODELS, &(ht_store_filter){0}, &cursor, &err_));
+    FAILS(ht_store_next_model(cursor, &model, &found, &err_), HT_ERR_DATA, "model 0: its id");
     assert_false(found);
     ht_store_cursor_free(cursor);
 }
@@ -76,7 +76,7 @@ static void test_store__a_value_of_a_gigabyte_is_refused(void **state) {
     ht_dialog_row row;
     int64_t id = add_dialog("a", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     sql(path, "UPDATE dialog SET messages = CAST(zeroblob(300000000) AS TEXT)");
-    FAILS(ht_store_get_dialog(store, id, &row, &err), HT_ERR_DATA, "too big");
+    FAILS(ht_store_get_dialog(store, id, &row, &err_), HT_ERR_DATA, "too big");
 }
 
 static ht_status collect(void *context, const char *finding, ht_error *e) {
@@ -91,14 +91,14 @@ static void test_store__check_finds_damage(void **state) {
     char findings[4096] = "";
     int64_t count, dialog = add_dialog("x", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     add_pair(dialog, "a", "b", 1, 0);
-    OK(ht_store_check(store, collect, findings, &count, &err));
+    DO(ht_store_check(store, collect, findings, &count, &err_));
     assert_string_equal(findings, "");
     assert_int_equal(count, 0);
     add_text(dialog, "lonely");
     sql(path, "UPDATE dialog SET messages = replace(messages, 'x', 'z');"
               "UPDATE response SET text = 'A' WHERE text = 'a';"
               "DELETE FROM response WHERE text = 'b'");
-    OK(ht_store_check(store, collect, findings, &count, &err));
+    DO(ht_store_check(store, collect, findings, &count, &err_));
     assert_int_equal(count, 4);
     assert_non_null(strstr(findings, "dialog 1: its content does not have its hash"));
     assert_non_null(strstr(findings, "response 1: its content does not have its hash"));
@@ -128,7 +128,7 @@ static void test_store__check_names_rows_that_cannot_be(void **state) {
     ht_demonstration_row row = {.response_id = add_text(dialog, "c"), .weight = 1};
     add_dialog("y", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     add_pair(dialog, "a", "b", 1, 0);
-    OK(ht_store_add_demonstration(store, &row, &id, NULL, &err));
+    DO(ht_store_add_demonstration(store, &row, &id, NULL, &err_));
     ht_store_close(store);
     sql(path, "CREATE TABLE d AS SELECT * FROM dialog; DROP TABLE dialog; ALTER TABLE d RENAME TO dialog;"
               "CREATE TABLE r AS SELECT * FROM response; DROP TABLE response; ALTER TABLE r RENAME TO response;"
@@ -139,8 +139,8 @@ static void test_store__check_names_rows_that_cannot_be(void **state) {
                   "DELETE FROM response; INSERT INTO response SELECT * FROM whole_response;"
                   "UPDATE comparison SET dialog_id = 1; UPDATE demonstration SET dialog_id = 1");
         sql(path, cases[i].damage);
-        OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
-        OK(ht_store_check(store, collect, findings, &count, &err));
+        DO(ht_store_open(&store, path, HT_STORE_EXISTING, &err_));
+        DO(ht_store_check(store, collect, findings, &count, &err_));
         if (!strstr(findings, cases[i].finding)) fail_msg("\"%s\" is not in:\n%s", cases[i].finding, findings);
         ht_store_close(store);
     }
@@ -183,16 +183,16 @@ static void test_store__damaged_pages_are_said(void **state) {
     add_dialog("x", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     ht_store_close(store);
     overwrite_table("dialog");
-    OK(ht_store_open(&store, path, HT_STORE_EXISTING, &err));
-    FAILS(ht_store_get_dialog(store, 1, &row, &err), HT_ERR_DATA, "p.db: cannot read a row: database disk image is malformed");
-    FAILS(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err), HT_ERR_DATA,
+    DO(ht_store_open(&store, path, HT_STORE_EXISTING, &err_));
+    FAILS(ht_store_get_dialog(store, 1, &row, &err_), HT_ERR_DATA, "p.db: cannot read a row: database disk image is malformed");
+    FAILS(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err_), HT_ERR_DATA,
           "p.db: cannot read: database disk image is malformed");
     assert_null(cursor);
-    FAILS(ht_store_ids(store, HT_STORE_DIALOGS, &(ht_store_filter){.kinds = 1}, &ids, &n, &err), HT_ERR_DATA,
+    FAILS(ht_store_ids(store, HT_STORE_DIALOGS, &(ht_store_filter){.kinds = 1}, &ids, &n, &err_), HT_ERR_DATA,
           "p.db: cannot read ids: database disk image is malformed");
     assert_null(ids);
-    FAILS(ht_store_stats(store, ignore_stat, NULL, &err), HT_ERR_DATA, "p.db: cannot count rows: database disk image is malformed");
-    OK(ht_store_check(store, collect, findings, &count, &err));
+    FAILS(ht_store_stats(store, ignore_stat, NULL, &err_), HT_ERR_DATA, "p.db: cannot count rows: database disk image is malformed");
+    DO(ht_store_check(store, collect, findings, &count, &err_));
     assert_true(count >= 2);
     assert_non_null(strstr(findings, "integrity: "));
     assert_non_null(strstr(findings, "unreadable: database disk image is malformed"));

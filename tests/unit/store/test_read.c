@@ -15,19 +15,19 @@ static void test_store__what_is_not_there_is_named(void **state) {
     ht_evaluation_row evaluation;
     ht_model_row model;
     int found;
-    FAILS(ht_store_get_dialog(store, 9, &dialog, &err), HT_ERR_DATA, "p.db: there is no dialog 9");
-    FAILS(ht_store_get_response(store, 9, &response, &err), HT_ERR_DATA, "p.db: there is no response 9");
-    FAILS(ht_store_get_comparison(store, 9, &comparison, &err), HT_ERR_DATA, "p.db: there is no comparison 9");
-    FAILS(ht_store_get_demonstration(store, 9, &demonstration, &err), HT_ERR_DATA, "p.db: there is no demonstration 9");
-    OK(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err));
-    FAILS(ht_store_next_response(cursor, &response, &found, &err), HT_ERR_USAGE, "this cursor gives no response");
-    FAILS(ht_store_next_comparison(cursor, &comparison, &found, &err), HT_ERR_USAGE, "gives no comparison");
-    FAILS(ht_store_next_demonstration(cursor, &demonstration, &found, &err), HT_ERR_USAGE, "gives no demonstration");
-    FAILS(ht_store_next_evaluation(cursor, &evaluation, &found, &err), HT_ERR_USAGE, "gives no evaluation");
-    FAILS(ht_store_next_model(cursor, &model, &found, &err), HT_ERR_USAGE, "gives no model");
+    FAILS(ht_store_get_dialog(store, 9, &dialog, &err_), HT_ERR_DATA, "p.db: there is no dialog 9");
+    FAILS(ht_store_get_response(store, 9, &response, &err_), HT_ERR_DATA, "p.db: there is no response 9");
+    FAILS(ht_store_get_comparison(store, 9, &comparison, &err_), HT_ERR_DATA, "p.db: there is no comparison 9");
+    FAILS(ht_store_get_demonstration(store, 9, &demonstration, &err_), HT_ERR_DATA, "p.db: there is no demonstration 9");
+    DO(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err_));
+    FAILS(ht_store_next_response(cursor, &response, &found, &err_), HT_ERR_USAGE, "this cursor gives no response");
+    FAILS(ht_store_next_comparison(cursor, &comparison, &found, &err_), HT_ERR_USAGE, "gives no comparison");
+    FAILS(ht_store_next_demonstration(cursor, &demonstration, &found, &err_), HT_ERR_USAGE, "gives no demonstration");
+    FAILS(ht_store_next_evaluation(cursor, &evaluation, &found, &err_), HT_ERR_USAGE, "gives no evaluation");
+    FAILS(ht_store_next_model(cursor, &model, &found, &err_), HT_ERR_USAGE, "gives no model");
     ht_store_cursor_free(cursor);
-    OK(ht_store_read(store, HT_STORE_MODELS, &(ht_store_filter){0}, &cursor, &err));
-    FAILS(ht_store_next_dialog(cursor, &dialog, &found, &err), HT_ERR_USAGE, "gives no dialog");
+    DO(ht_store_read(store, HT_STORE_MODELS, &(ht_store_filter){0}, &cursor, &err_));
+    FAILS(ht_store_next_dialog(cursor, &dialog, &found, &err_), HT_ERR_USAGE, "gives no dialog");
     ht_store_cursor_free(cursor);
 }
 
@@ -63,10 +63,10 @@ static void test_store__reading_filters_and_orders_by_id(void **state) {
         int64_t count = 0, last = 0, counted, *ids;
         size_t id_count;
         int found;
-        OK(ht_store_ids(store, HT_STORE_COMPARISONS, &cases[i].filter, &ids, &id_count, &err));
-        OK(ht_store_read(store, HT_STORE_COMPARISONS, &cases[i].filter, &cursor, &err));
+        DO(ht_store_ids(store, HT_STORE_COMPARISONS, &cases[i].filter, &ids, &id_count, &err_));
+        DO(ht_store_read(store, HT_STORE_COMPARISONS, &cases[i].filter, &cursor, &err_));
         for (;;) {
-            OK(ht_store_next_comparison(cursor, &row, &found, &err));
+            DO(ht_store_next_comparison(cursor, &row, &found, &err_));
             if (!found) break;
             assert_true(row.id > last && (size_t)count < id_count);
             assert_int_equal(ids[count++], row.id);
@@ -74,7 +74,7 @@ static void test_store__reading_filters_and_orders_by_id(void **state) {
         }
         ht_store_cursor_free(cursor);
         free(ids);
-        OK(ht_store_count(store, HT_STORE_COMPARISONS, &cases[i].filter, &counted, &err));
+        DO(ht_store_count(store, HT_STORE_COMPARISONS, &cases[i].filter, &counted, &err_));
         assert_int_equal(count, cases[i].count);
         assert_int_equal(counted, cases[i].count);
         assert_int_equal(id_count, cases[i].count);
@@ -89,21 +89,21 @@ static void test_store__cursor_allows_writes_and_sees_none_of_them(void **state)
     int found = 1, count = 0;
     for (int i = 0; i < 3; i++)
         add_dialog(i == 0 ? "a" : i == 1 ? "b" : "c", HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
-    OK(ht_store_open(&other, path, HT_STORE_EXISTING, &err));
-    OK(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err));
+    DO(ht_store_open(&other, path, HT_STORE_EXISTING, &err_));
+    DO(ht_store_read(store, HT_STORE_DIALOGS, &(ht_store_filter){0}, &cursor, &err_));
     for (;; count++) {
-        OK(ht_store_next_dialog(cursor, &row, &found, &err));
+        DO(ht_store_next_dialog(cursor, &row, &found, &err_));
         if (!found) break;
         int64_t id;
         /* another connection writes, then this one: a held snapshot would make this one fail */
         ht_dialog_row more = {.messages = "[{\"role\":\"user\",\"content\":\"by another\"}]"};
-        OK(ht_store_add_dialog(other, &more, &id, NULL, &err));
+        DO(ht_store_add_dialog(other, &more, &id, NULL, &err_));
         char prompt[16];
         snprintf(prompt, sizeof prompt, "new %d", count);
         add_dialog(prompt, HT_KIND_SAFETY, HT_SPLIT_TRAIN, 0);
     }
     assert_int_equal(count, 3);
-    FAILS(ht_store_next_comparison(cursor, &(ht_comparison_row){0}, &found, &err), HT_ERR_USAGE,
+    FAILS(ht_store_next_comparison(cursor, &(ht_comparison_row){0}, &found, &err_), HT_ERR_USAGE,
           "comparison");
     ht_store_cursor_free(cursor);
     ht_store_close(other);
@@ -118,9 +118,9 @@ static void test_store__responses_carry_scores_by_dialog(void **state) {
         for (int d = 1; d >= 0; d--) {
             int64_t id;
             ht_response_row row = {.dialog_id = dialogs[d], .text = "t", .model_id = policy, .k = k};
-            OK(ht_store_add_response(store, &row, &id, NULL, &err));
-            OK(ht_store_add_score(store, id, helpful, 9, &err));
-            OK(ht_store_add_score(store, id, helpful, (double)(10 * d + (int)k), &err));
+            DO(ht_store_add_response(store, &row, &id, NULL, &err_));
+            DO(ht_store_add_score(store, id, helpful, 9, &err_));
+            DO(ht_store_add_score(store, id, helpful, (double)(10 * d + (int)k), &err_));
         }
     }
     add_text(dialogs[0], "by hand");
@@ -128,20 +128,20 @@ static void test_store__responses_carry_scores_by_dialog(void **state) {
     ht_store_cursor *cursor;
     ht_scored_row row;
     int found;
-    OK(ht_store_read(store, HT_STORE_RESPONSES, &filter, &cursor, &err));
+    DO(ht_store_read(store, HT_STORE_RESPONSES, &filter, &cursor, &err_));
     for (int i = 0; i < 6; i++) {
-        OK(ht_store_next_response(cursor, &row, &found, &err));
+        DO(ht_store_next_response(cursor, &row, &found, &err_));
         assert_true(found);
         assert_int_equal(row.dialog.id, dialogs[i / 3]);
         assert_int_equal(row.response.k, i % 3);
         assert_true(row.helpful == 10 * (i / 3) + i % 3);
         assert_true(isnan(row.safe));
     }
-    OK(ht_store_next_response(cursor, &row, &found, &err));
+    DO(ht_store_next_response(cursor, &row, &found, &err_));
     assert_false(found);
     ht_store_cursor_free(cursor);
-    FAILS(ht_store_add_score(store, 1, helpful, NAN, &err), HT_ERR_DATA, "NOT NULL");
-    FAILS(ht_store_add_score(store, 1, 99, 0, &err), HT_ERR_DATA, "FOREIGN KEY");
+    FAILS(ht_store_add_score(store, 1, helpful, NAN, &err_), HT_ERR_DATA, "NOT NULL");
+    FAILS(ht_store_add_score(store, 1, 99, 0, &err_), HT_ERR_DATA, "FOREIGN KEY");
 }
 
 static ht_status add_stat(void *context, const ht_store_stat *stat, ht_error *e) {
@@ -160,7 +160,7 @@ static void test_store__stats_count_by_column(void **state) {
     char text[1024] = "";
     add_pair(add_dialog("x", HT_KIND_SAFETY, HT_SPLIT_TEST, 0), "a", "b", 1, 1);
     add_pair(add_dialog("y", HT_KIND_HELPFULNESS, HT_SPLIT_TEST, 0), "a", "b", 0, 1);
-    OK(ht_store_stats(store, add_stat, text, &err));
+    DO(ht_store_stats(store, add_stat, text, &err_));
     assert_string_equal(
         text, "=:2 kind=helpfulness:1 kind=safety:1 split=test:2 round=1:2 rating=none:1 rating=1:1 "
               "safety=none:2 batch=b:2 source=s:2 ");
