@@ -11,6 +11,7 @@
 #include "chat/chat.h"
 #include "core/base/log.h"
 #include "core/checkpoint/model_folder.h"
+#include "tests/unit/small_llama.h"
 
 enum { POSITIONS = 160 };
 
@@ -33,29 +34,14 @@ static inline ht_status save_model(const world *w, ht_head head, const char *fol
     ht_llama model = {0};
     ht_arena arena;
     ht_lineage lineage = {.stage = "sft"};
-    ht_llama_config config = {.vocab_size = ht_tokenizer_size(w->tokenizer->tokenizer),
-                              .dim = 32,
-                              .n_layers = 2,
-                              .n_heads = 4,
-                              .n_kv_heads = 2,
-                              .head_dim = 8,
-                              .ffn_dim = 64,
-                              .max_positions = POSITIONS,
-                              .norm_eps = 1e-5,
-                              .rope_theta = 10000,
-                              .bos_id = 1,
-                              .eos_id = 2,
-                              .head = head};
+    ht_llama_config config = small_llama(ht_tokenizer_size(w->tokenizer->tokenizer), POSITIONS);
+    config.head = head;
     ht_arena_init(&arena, 0);
     HT_TRY(ht_backend_open(&be, HT_BACKEND_CPU, 1, err));
     ht_backend_arena(be, &arena);
     HT_TRY(ht_llama_init(&model, be, &arena, &config, HT_F32, err));
     HT_TRY(ht_llama_randomize(&model, 5, err));
-    if (head == HT_HEAD_LM) { /* wider logits: draws differ */
-        ht_tensor output = ht_params_tensor(&model.weights, ht_layout_output(&model.layout));
-        for (int64_t i = 0; i < output.rows * output.cols; i++)
-            ((float *)output.data)[i] *= 20;
-    }
+    if (head == HT_HEAD_LM) widen_logits(&model);
     HT_TRY(ht_model_folder_save(folder, &model, HT_F32, w->tokenizer->model_path, &lineage, err));
 done:
     ht_llama_free(&model);

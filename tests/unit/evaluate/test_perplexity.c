@@ -6,6 +6,7 @@
 #include "core/base/arena.h"
 #include "evaluate/perplexity.h"
 #include "tests/unit/do.h"
+#include "tests/unit/small_llama.h"
 
 enum { POSITIONS = 96 };
 
@@ -17,19 +18,14 @@ static ht_activations *acts;
 static int set_up(void **state) {
     ht_error err = HT_ERROR_INIT;
     ht_status status = HT_OK;
-    ht_llama_config config = {.vocab_size = TRAINED_VOCAB, .dim = 32, .n_layers = 2, .n_heads = 4, .n_kv_heads = 4,
-                              .head_dim = 8, .ffn_dim = 64, .max_positions = POSITIONS, .norm_eps = 1e-5,
-                              .rope_theta = 10000, .bos_id = 1, .eos_id = 2};
+    const ht_llama_config config = small_llama(TRAINED_VOCAB, POSITIONS);
     if (fixture_make(state)) return -1;
     HT_TRY(ht_backend_open(&backend, HT_BACKEND_CPU, 1, &err));
     ht_arena_init(&arena, 0);
     ht_backend_arena(backend, &arena);
     HT_TRY(ht_llama_init(&model, backend, &arena, &config, HT_F32, &err));
     HT_TRY(ht_llama_randomize(&model, 3, &err));
-    /* Wider logits than a fresh model's: contexts make a difference. */
-    ht_tensor head = ht_params_tensor(&model.weights, ht_layout_output(&model.layout));
-    for (int64_t i = 0; i < head.rows * head.cols; i++)
-        ((float *)head.data)[i] *= 20;
+    widen_logits(&model);
     HT_TRY(ht_activations_init(&acts, &model, &arena, HT_KEEP_NOTHING, POSITIONS, POSITIONS / 2, &err));
 done:
     return status == HT_OK ? 0 : -1;

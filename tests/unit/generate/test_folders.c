@@ -9,6 +9,7 @@
 #include "core/generate/policy.h"
 #include "core/generate/samples.h"
 #include "core/generate/scoring.h"
+#include "tests/unit/small_llama.h"
 
 enum { POSITIONS = 96, SEQUENCES = 9 };
 
@@ -33,19 +34,9 @@ static const char *make_folder(const fixture *f, recipe r) {
     ht_arena arena;
     ht_llama model;
     ht_lineage lineage = {.stage = "sft"};
-    ht_llama_config config = {.vocab_size = r.vocab_size,
-                              .dim = 16,
-                              .n_layers = 1,
-                              .n_heads = 2,
-                              .n_kv_heads = 2,
-                              .head_dim = 8,
-                              .ffn_dim = 24,
-                              .max_positions = POSITIONS,
-                              .norm_eps = 1e-5,
-                              .rope_theta = 10000,
-                              .bos_id = 1,
-                              .eos_id = r.eos_id,
-                              .head = r.head};
+    ht_llama_config config = small_llama(r.vocab_size, POSITIONS);
+    config.eos_id = r.eos_id;
+    config.head = r.head;
     snprintf(folder, sizeof folder, "%s/%s", f->folder, r.name);
     ht_arena_init(&arena, 0);
     ht_backend_arena(backend, &arena);

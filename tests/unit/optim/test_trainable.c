@@ -10,6 +10,7 @@
 
 #include "core/optim/adamw.h"
 #include "tests/unit/do.h"
+#include "tests/unit/small_llama.h"
 
 static ht_backend *be;
 static ht_arena arena;
@@ -31,17 +32,9 @@ static int tear_down(void **state) {
 }
 
 static void open_model(ht_llama *model, ht_dtype dtype, ht_head head, int64_t dim) {
-    const ht_llama_config shape = {.vocab_size = 33,
-                                   .dim = dim,
-                                   .n_layers = 2,
-                                   .n_heads = 2,
-                                   .n_kv_heads = 2,
-                                   .head_dim = dim / 2,
-                                   .ffn_dim = 3 * dim,
-                                   .max_positions = 16,
-                                   .norm_eps = 1e-5,
-                                   .rope_theta = 10000,
-                                   .head = head};
+    ht_llama_config shape = small_llama(33, 16);
+    shape.dim = dim;
+    shape.head = head;
     DO(ht_llama_init(model, be, &arena, &shape, dtype, &err_));
     DO(ht_llama_randomize(model, 3, &err_));
 }

@@ -12,6 +12,7 @@
 #include "core/base/rng.h"
 #include "reward/step.h"
 #include "tests/unit/do.h"
+#include "tests/unit/small_llama.h"
 
 enum { PAIRS = 7, VOCAB = 23, EOS = 2, MAX_TOKENS = 400, MAX_SEQUENCES = 16 };
 
@@ -45,19 +46,8 @@ static void make_pairs(void) {
 static int setup_group(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
-    const ht_llama_config shape = {.vocab_size = VOCAB,
-                                   .dim = 16,
-                                   .n_layers = 2,
-                                   .n_heads = 4,
-                                   .n_kv_heads = 2,
-                                   .head_dim = 4,
-                                   .ffn_dim = 32,
-                                   .max_positions = 64,
-                                   .norm_eps = 1e-5,
-                                   .rope_theta = 10000,
-                                   .bos_id = 1,
-                                   .eos_id = EOS,
-                                   .head = HT_HEAD_SCALAR};
+    ht_llama_config shape = small_llama(VOCAB, 64);
+    shape.head = HT_HEAD_SCALAR;
     if (ht_backend_open(&be, HT_BACKEND_CPU, 1, &err) != HT_OK) return -1;
     ht_arena_init(&arena, 0);
     ht_backend_arena(be, &arena);

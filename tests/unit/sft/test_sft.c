@@ -9,6 +9,7 @@
 #include "core/tokenizer/chat.h"
 #include "sft/sft.h"
 #include "tests/unit/do.h"
+#include "tests/unit/small_llama.h"
 
 static char *kinds[] = {"helpfulness", "safety"}, *origins[] = {"human", "rejection"};
 
@@ -429,18 +430,7 @@ static void fill_examples(ht_sft_set *set) {
 }
 
 static void learner_init(learner *l, int64_t micro_tokens) {
-    const ht_llama_config shape = {.vocab_size = VOCAB,
-                                   .dim = 16,
-                                   .n_layers = 2,
-                                   .n_heads = 2,
-                                   .n_kv_heads = 2,
-                                   .head_dim = 8,
-                                   .ffn_dim = 32,
-                                   .max_positions = 64,
-                                   .norm_eps = 1e-5,
-                                   .rope_theta = 10000,
-                                   .bos_id = 1,
-                                   .eos_id = 2};
+    const ht_llama_config shape = small_llama(VOCAB, 64);
     ht_sft_config config = {.data = default_data(SEQ_LEN), .train = {.micro_tokens = micro_tokens}};
     memset(l, 0, sizeof *l);
     config.data.batch_size = 4;
@@ -449,6 +439,7 @@ static void learner_init(learner *l, int64_t micro_tokens) {
     ht_backend_arena(l->be, &l->arena);
     DO(ht_llama_init(&l->model, l->be, &l->arena, &shape, HT_F32, &err_));
     DO(ht_llama_randomize(&l->model, 3, &err_));
+    widen_logits(&l->model); /* losses that differ */
     DO(ht_trainable_init(&l->trainable, &l->model, &(ht_trainable_options){.state = HT_ADAMW_F32}, &l->arena, &err_));
     fill_examples(&l->data.train);
     fill_examples(&l->data.held_out);
@@ -510,7 +501,7 @@ static void test_sft__loss_is_the_mean_over_the_step(void **state) {
             all += targets;
         }
         double loss = ht_metrics_get(&a, "loss");
-        /* f32 log-probabilities of magnitude 4, each rounded a few times */
+        /* f32 log-probabilities of magnitude 6, each rounded a few times */
         assert_true(fabs(loss - sum / weight) < 1e-5 * loss);
         assert_true(fabs(loss - ht_metrics_get(&b, "loss")) < 1e-5 * loss);
         assert_true(fabs(loss - mean_of_means) > 1e-3 * loss); /* what a wrong normalisation would give */
