@@ -87,24 +87,17 @@ done:
 static ht_status read_lines(const ht_session *session, lines *l, ht_error *err) {
     ht_status status = HT_OK;
     const char *path = session->config->input, *line;
-    ht_text_file file;
-    ht_line_reader reader = {.read = ht_text_file_read, .source = &file, .limit = HT_LINE_BYTES_MAX};
-    HT_TRY(ht_text_file_open(&file, path, err));
+    size_t size;
+    ht_json_lines file;
+    HT_TRY(ht_json_lines_open(&file, path, err));
     for (;;) {
-        size_t size;
-        int found;
-        status = ht_line_next_json(&reader, &line, &size, &found, err);
-        if (status == HT_OK && !found) break;
-        if (status == HT_OK) status = read_line(session, line, size, l, err);
-        if (status != HT_OK) {
-            ht_fail_in(err, "%s:%" PRId64, path, reader.number);
-            goto done;
-        }
+        HT_TRY(ht_json_lines_next(&file, &line, &size, err));
+        if (!line) break;
+        if (read_line(session, line, size, l, err) != HT_OK) HT_TRY(ht_json_lines_fail_in(&file, err));
     }
     if (l->count == 0) HT_TRY(ht_fail(err, HT_ERR_DATA, "%s: no prompts", path));
 done:
-    ht_line_release(&reader);
-    ht_text_file_close(&file);
+    ht_json_lines_close(&file);
     return status;
 }
 

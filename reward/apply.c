@@ -167,19 +167,13 @@ done:
 static ht_status read_lines(lines *l, const char *path, ht_error *err) {
     ht_status status = HT_OK;
     const char *line;
-    ht_text_file file;
-    ht_line_reader reader = {.read = ht_text_file_read, .source = &file, .limit = HT_LINE_BYTES_MAX};
-    HT_TRY(ht_text_file_open(&file, path, err));
+    size_t size;
+    ht_json_lines file;
+    HT_TRY(ht_json_lines_open(&file, path, err));
     for (;;) {
-        size_t size;
-        int found;
-        status = ht_line_next_json(&reader, &line, &size, &found, err);
-        if (status == HT_OK && !found) break;
-        if (status == HT_OK) status = take_line(l, reader.number, line, size, err);
-        if (status != HT_OK) {
-            ht_fail_in(err, "%s:%" PRId64, path, reader.number);
-            goto done;
-        }
+        HT_TRY(ht_json_lines_next(&file, &line, &size, err));
+        if (!line) break;
+        if (take_line(l, file.reader.number, line, size, err) != HT_OK) HT_TRY(ht_json_lines_fail_in(&file, err));
         if (l->sequences.count < SCORED_AT_ONCE) continue;
         HT_TRY(flush_lines(l, path, err));
         status = ht_stop_requested();
@@ -191,8 +185,7 @@ static ht_status read_lines(lines *l, const char *path, ht_error *err) {
     HT_TRY(flush_lines(l, path, err));
     if (!l->scored) status = ht_fail(err, HT_ERR_DATA, "%s: there is nothing to score", path);
 done:
-    ht_line_release(&reader);
-    ht_text_file_close(&file);
+    ht_json_lines_close(&file);
     return status;
 }
 

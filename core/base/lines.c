@@ -1,6 +1,7 @@
 #include "core/base/lines.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,31 +41,14 @@ done:
     return status;
 }
 
-ht_status ht_line_next_json(ht_line_reader *reader, const char **line, size_t *size, int *found,
-                            ht_error *err) {
-    do {
-        ht_status status = ht_line_next(reader, line, size, found, err);
-        if (status != HT_OK || !*found) return status;
-    } while (*line && strspn(*line, " \t\r") == *size);
-    if (*line) return HT_OK;
-    return ht_fail(err, HT_ERR_DATA, "a line of %zu bytes is above the limit of %zu", *size, reader->limit);
-}
-
 void ht_line_release(ht_line_reader *reader) {
     free(reader->buffer);
     reader->buffer = NULL;
     reader->capacity = 0;
 }
 
-ht_status ht_text_file_open(ht_text_file *file, const char *path, ht_error *err) {
-    file->path = path;
-    file->stream = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
-    if (!file->stream) return ht_fail(err, HT_ERR_IO, "cannot open \"%s\": %s", path, strerror(errno));
-    return HT_OK;
-}
-
-ht_status ht_text_file_read(void *source, const char **data, size_t *size, ht_error *err) {
-    ht_text_file *file = source;
+static ht_status read_chunk(void *source, const char **data, size_t *size, ht_error *err) {
+    ht_json_lines *file = source;
     *data = file->chunk;
     *size = fread(file->chunk, 1, sizeof file->chunk, file->stream);
     if (ferror(file->stream))
@@ -72,7 +56,30 @@ ht_status ht_text_file_read(void *source, const char **data, size_t *size, ht_er
     return HT_OK;
 }
 
-void ht_text_file_close(ht_text_file *file) {
+ht_status ht_json_lines_open(ht_json_lines *file, const char *path, ht_error *err) {
+    file->path = path;
+    file->reader = (ht_line_reader){.read = read_chunk, .source = file, .limit = HT_LINE_BYTES_MAX};
+    file->stream = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    if (!file->stream) return ht_fail(err, HT_ERR_IO, "cannot open \"%s\": %s", path, strerror(errno));
+    return HT_OK;
+}
+
+ht_status ht_json_lines_next(ht_json_lines *file, const char **line, size_t *size, ht_error *err) {
+    int found;
+    do {
+        if (ht_line_next(&file->reader, line, size, &found, err) != HT_OK) return ht_json_lines_fail_in(file, err);
+    } while (*line && strspn(*line, " \t\r") == *size);
+    if (*line || !found) return HT_OK;
+    ht_fail(err, HT_ERR_DATA, "a line of %zu bytes is above the limit of %zu", *size, file->reader.limit);
+    return ht_json_lines_fail_in(file, err);
+}
+
+ht_status ht_json_lines_fail_in(const ht_json_lines *file, ht_error *err) {
+    return ht_fail_in(err, "%s:%" PRId64, file->path, file->reader.number);
+}
+
+void ht_json_lines_close(ht_json_lines *file) {
+    ht_line_release(&file->reader);
     if (file->stream && file->stream != stdin) fclose(file->stream);
     file->stream = NULL;
 }

@@ -33,19 +33,22 @@ typedef struct ht_line_reader {
 ht_status ht_line_next(ht_line_reader *reader, const char **line, size_t *size, int *found, ht_error *err);
 void ht_line_release(ht_line_reader *reader);
 
-/* A plain file as such a source; "-" is standard input. HT_ERR_IO when it cannot be opened or read. */
-typedef struct ht_text_file {
+/*
+ * A file of JSON lines, "-" for standard input, where a bad line ends the work.
+ *
+ * ht_json_lines_next: *line = the next one that is not blank, borrowed until the next call; NULL at the end. HT_ERR_IO when the file
+ * cannot be read, HT_ERR_DATA for a line above HT_LINE_BYTES_MAX; the message begins with "PATH:LINE: ".
+ * ht_json_lines_fail_in: puts the same in front of what was wrong with the line given last. Returns err->status.
+ */
+typedef struct ht_json_lines {
     const char *path; /* borrowed */
     FILE *stream;
+    ht_line_reader reader;
     char chunk[1 << 16];
-} ht_text_file;
-ht_status ht_text_file_open(ht_text_file *file, const char *path, ht_error *err);
-ht_status ht_text_file_read(void *file, const char **data, size_t *size, ht_error *err);
-void ht_text_file_close(ht_text_file *file); /* also after a failed open */
-
-/* The same for JSON lines, blank ones passed over, where a bad line ends the work: one above the limit is
- * HT_ERR_DATA. */
-ht_status ht_line_next_json(ht_line_reader *reader, const char **line, size_t *size, int *found,
-                            ht_error *err);
+} ht_json_lines;
+ht_status ht_json_lines_open(ht_json_lines *file, const char *path, ht_error *err);
+ht_status ht_json_lines_next(ht_json_lines *file, const char **line, size_t *size, ht_error *err);
+ht_status ht_json_lines_fail_in(const ht_json_lines *file, ht_error *err);
+void ht_json_lines_close(ht_json_lines *file); /* also after a failed open */
 
 #endif

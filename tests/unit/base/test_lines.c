@@ -58,19 +58,35 @@ static void test_lines__do_not_depend_on_pieces(void **state) {
 
 static void test_lines__json_passes_over_blank_ones_and_refuses_long_ones(void **state) {
     (void)state;
-    static const char text[] = "\n \t\r\n{}\n   {\"a\": 1}\n";
-    pieces source = {text, sizeof text - 1, 5};
-    ht_line_reader reader = {.read = read_piece, .source = &source, .limit = 9};
+    static const char text[] = "\n \t\r\n{}\n   {\"a\": 1}\n \n";
+    char path[] = "/tmp/halter-test-lines-XXXXXX", wanted[128];
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
+    close(fd);
     ht_error err = HT_ERROR_INIT;
+    ht_json_lines file;
     const char *line;
     size_t size;
-    int found;
-    assert_int_equal(ht_line_next_json(&reader, &line, &size, &found, &err), HT_OK);
+    assert_int_equal(ht_json_lines_open(&file, path, &err), HT_OK);
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_OK);
     assert_string_equal(line, "{}");
-    assert_int_equal(reader.number, 3);
-    assert_int_equal(ht_line_next_json(&reader, &line, &size, &found, &err), HT_ERR_DATA);
-    assert_string_equal(err.message, "a line of 11 bytes is above the limit of 9");
-    ht_line_release(&reader);
+    assert_int_equal(size, 2);
+    assert_int_equal(file.reader.number, 3);
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_OK);
+    assert_string_equal(line, "   {\"a\": 1}");
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_OK);
+    assert_null(line);
+    ht_json_lines_close(&file);
+
+    assert_int_equal(ht_json_lines_open(&file, path, &err), HT_OK);
+    file.reader.limit = 9;
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_OK);
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_ERR_DATA);
+    ht_json_lines_close(&file);
+    snprintf(wanted, sizeof wanted, "%s:4: a line of 11 bytes is above the limit of 9", path);
+    assert_string_equal(err.message, wanted);
+    unlink(path);
 }
 
 /* A line of a gigabyte is refused in the memory of a short one. */
@@ -82,34 +98,31 @@ static void test_lines__a_line_of_a_gigabyte_takes_no_memory(void **state) {
     assert_int_equal(ftruncate(fd, 1 << 30), 0); /* a hole: no bytes on the disk */
     close(fd);
     ht_error err = HT_ERROR_INIT;
-    ht_text_file file;
-    ht_line_reader reader = {.read = ht_text_file_read, .source = &file, .limit = HT_LINE_BYTES_MAX};
+    ht_json_lines file;
     const char *line;
     size_t size;
-    int found;
-    assert_int_equal(ht_text_file_open(&file, path, &err), HT_OK);
-    assert_int_equal(ht_line_next_json(&reader, &line, &size, &found, &err), HT_ERR_DATA);
-    assert_string_equal(err.message, "a line of 1073741824 bytes is above the limit of 16777216");
-    assert_true(reader.capacity <= 2 * HT_LINE_BYTES_MAX);
-    ht_line_release(&reader);
-    ht_text_file_close(&file);
+    assert_int_equal(ht_json_lines_open(&file, path, &err), HT_OK);
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_ERR_DATA);
+    assert_non_null(strstr(err.message, ":1: a line of 1073741824 bytes is above the limit of 16777216"));
+    assert_true(file.reader.capacity <= 2 * HT_LINE_BYTES_MAX);
+    ht_json_lines_close(&file);
     unlink(path);
 }
 
 static void test_lines__files_that_cannot_be_read_are_named(void **state) {
     (void)state;
     ht_error err = HT_ERROR_INIT;
-    ht_text_file file;
-    const char *data;
+    ht_json_lines file;
+    const char *line;
     size_t size;
-    assert_int_equal(ht_text_file_open(&file, "/nowhere/x.jsonl", &err), HT_ERR_IO);
+    assert_int_equal(ht_json_lines_open(&file, "/nowhere/x.jsonl", &err), HT_ERR_IO);
     assert_string_equal(err.message, "cannot open \"/nowhere/x.jsonl\": No such file or directory");
-    ht_text_file_close(&file);
+    ht_json_lines_close(&file);
     err = (ht_error)HT_ERROR_INIT;
-    assert_int_equal(ht_text_file_open(&file, "/tmp", &err), HT_OK);
-    assert_int_equal(ht_text_file_read(&file, &data, &size, &err), HT_ERR_IO);
-    assert_string_equal(err.message, "cannot read \"/tmp\": Is a directory");
-    ht_text_file_close(&file);
+    assert_int_equal(ht_json_lines_open(&file, "/tmp", &err), HT_OK);
+    assert_int_equal(ht_json_lines_next(&file, &line, &size, &err), HT_ERR_IO);
+    assert_string_equal(err.message, "/tmp:0: cannot read \"/tmp\": Is a directory");
+    ht_json_lines_close(&file);
 }
 
 int main(void) {
