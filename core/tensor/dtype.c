@@ -2,38 +2,30 @@
 
 #include <string.h>
 
+static const struct {
+    size_t bytes;
+    const char *safetensors, *torch;
+} dtypes[] = {
+#define HT_DTYPE_ROW(name, bytes, safetensors, torch) {bytes, safetensors, torch},
+    HT_DTYPE_MAP(HT_DTYPE_ROW)
+#undef HT_DTYPE_ROW
+};
+
 size_t ht_dtype_size(ht_dtype dtype) {
-    static const size_t sizes[] = {
-#define HT_DTYPE_SIZE(name, bytes, safetensors, torch) bytes,
-        HT_DTYPE_MAP(HT_DTYPE_SIZE)
-#undef HT_DTYPE_SIZE
-    };
-    return sizes[dtype];
+    return dtypes[dtype].bytes;
 }
 
 const char *ht_dtype_safetensors_name(ht_dtype dtype) {
-    static const char *const names[] = {
-#define HT_DTYPE_SAFETENSORS(name, bytes, safetensors, torch) safetensors,
-        HT_DTYPE_MAP(HT_DTYPE_SAFETENSORS)
-#undef HT_DTYPE_SAFETENSORS
-    };
-    return names[dtype];
+    return dtypes[dtype].safetensors;
 }
 
 const char *ht_dtype_torch_name(ht_dtype dtype) {
-    static const char *const names[] = {
-#define HT_DTYPE_TORCH(name, bytes, safetensors, torch) torch,
-        HT_DTYPE_MAP(HT_DTYPE_TORCH)
-#undef HT_DTYPE_TORCH
-    };
-    return names[dtype];
+    return dtypes[dtype].torch;
 }
 
 int ht_dtype_from_name(const char *name) {
-#define HT_DTYPE_MATCH(dtype, bytes, safetensors, torch)                                                     \
-    if (strcmp(name, safetensors) == 0 || strcmp(name, torch) == 0) return HT_##dtype;
-    HT_DTYPE_MAP(HT_DTYPE_MATCH)
-#undef HT_DTYPE_MATCH
+    for (int i = 0; i < (int)(sizeof dtypes / sizeof *dtypes); i++)
+        if (strcmp(name, dtypes[i].safetensors) == 0 || strcmp(name, dtypes[i].torch) == 0) return i;
     return -1;
 }
 
