@@ -20,15 +20,13 @@ typedef struct export_config {
 
 static const char *const whats[] = {"comparisons", "demonstrations", "prompts", NULL};
 static const char *const formats[] = {"csv", "jsonl", NULL};
-static const char *const kinds[] = {"all", "helpfulness", "safety", NULL}; /* ht_kind + 1 */
-static const char *const splits[] = {"all", "train", "test", NULL};        /* ht_split + 1 */
 
 static const ht_option options[] = {
     HT_OPT_PATH(export_config, db, "db", NULL, HT_OPTION_REQUIRED, "project database"),
     HT_OPT_CHOICE(export_config, what, "what", "comparisons", whats, 0, "what to export, to stdout"),
     HT_OPT_CHOICE(export_config, format, "format", "csv", formats, 0, "format"),
-    HT_OPT_CHOICE(export_config, kind, "kind", "all", kinds, 0, "rows of this kind"),
-    HT_OPT_CHOICE(export_config, split, "split", "all", splits, 0, "rows of this split"),
+    HT_OPT_CHOICE(export_config, kind, "kind", "all", ht_kind_choices, 0, "rows of this kind"),
+    HT_OPT_CHOICE(export_config, split, "split", "all", ht_split_choices, 0, "rows of this split"),
     HT_OPT_STRING(export_config, source, "source", NULL, 0, "rows of this source"),
     HT_OPT_STRING(export_config, batch, "batch", NULL, 0, "rows of this batch"),
     HT_OPT_INT(export_config, first_round, "first_round", "0", 0, 1e9, 0, "rows of this round and later"),
@@ -185,8 +183,8 @@ static ht_status run(void *configuration, const ht_invocation *invocation, ht_er
     export_row row;
     int found = 1;
     ht_store_filter filter = {
-        .kinds = config->kind ? 1u << (config->kind - 1) : 0,
-        .splits = config->split ? 1u << (config->split - 1) : 0,
+        .kinds = ht_choice_mask(config->kind),
+        .splits = ht_choice_mask(config->split),
         .source = config->source[0] ? config->source : NULL,
         .batch = config->batch[0] ? config->batch : NULL,
         .first_round = config->first_round,

@@ -30,8 +30,6 @@ typedef struct sample_config {
     int kind, too_long, dtype, backend;
 } sample_config;
 
-static const char *const kinds[] = {"all", "helpfulness", "safety", NULL}; /* ht_kind + 1 */
-
 /* First coordinate of HT_RNG_CHOICE, by purpose. */
 enum { CHOICE_PROMPTS = 2 };
 
@@ -49,7 +47,7 @@ static const ht_option options[] = {
                "random prompts of split test: comparisons held out from the reward models"),
     HT_OPT_INT(S, round, "round", "0", 0, 1000000, 0, "round of the samples and of their annotations"),
     HT_OPT_INT(S, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
-    HT_OPT_CHOICE(S, kind, "kind", "all", kinds, 0, "prompts of this kind"),
+    HT_OPT_CHOICE(S, kind, "kind", "all", ht_kind_choices, 0, "prompts of this kind"),
     HT_OPT_INT(S, first_round, "first_round", "0", 0, 1000000, 0, "first round whose prompts are taken"),
     HT_OPT_INT(S, last_round, "last_round", "-1", -1, 1000000, 0,
                "last round whose prompts are taken; -1: no end"),
@@ -192,7 +190,7 @@ static ht_status choose_prompts(session *s, ht_split split, int64_t wanted, ht_e
     HT_TRY(ht_model_folder_open_tokenizer(c->model, &shape, &tokenizer, err));
     ht_chat chat = {.tokenizer = tokenizer, .which = HT_TEMPLATE_LLAMA2};
     ht_prompt_limits limits = {.max_tokens = c->max_prompt_tokens, .too_long = (ht_too_long)c->too_long};
-    ht_store_filter filter = {.kinds = c->kind ? 1u << (c->kind - 1) : 0,
+    ht_store_filter filter = {.kinds = ht_choice_mask(c->kind),
                               .splits = 1u << split,
                               .first_round = c->first_round,
                               .end_round = c->last_round + 1};

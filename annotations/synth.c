@@ -20,7 +20,6 @@ typedef struct synth_config {
 
 enum { MAKE_CORPUS, MAKE_ANNOTATIONS, MAKE_SCORES };
 static const char *const makes[] = {"corpus", "annotations", "scores", NULL};
-static const char *const splits[] = {"all", "train", "test", NULL}; /* ht_split + 1 */
 
 static const ht_option options[] = {
     HT_OPT_CHOICE(
@@ -39,7 +38,7 @@ static const ht_option options[] = {
     HT_OPT_INT(synth_config, test_prompts, "test_prompts", "400", 0, 1e9, 0, "test prompts in prompts.csv"),
     HT_OPT_STRING(synth_config, model, "model", NULL, 0,
                   "score this model's responses only, by name (scores)"),
-    HT_OPT_CHOICE(synth_config, split, "split", "all", splits, 0,
+    HT_OPT_CHOICE(synth_config, split, "split", "all", ht_split_choices, 0,
                   "score responses of this split only (scores)"),
     HT_OPT_FLAG(synth_config, json, "json", 0, "print the summary as JSON"),
 };
@@ -119,7 +118,7 @@ static json_t *mean(double sum, int64_t count) {
 
 static ht_status make_scores(const synth_config *config, ht_error *err) {
     ht_store *store = NULL;
-    ht_store_filter filter = {.splits = config->split ? 1u << (config->split - 1) : 0};
+    ht_store_filter filter = {.splits = ht_choice_mask(config->split)};
     ht_synth_score_result result;
     ht_status status;
     HT_TRY(need(config->db, "db", config->make, err));

@@ -5,9 +5,6 @@
 #include "core/train/train.h"
 #include "evaluate/evaluate.h"
 
-static const char *const split_names[] = {"train", "test", NULL};
-_Static_assert(HT_SPLIT_TRAIN == 0 && HT_SPLIT_TEST == 1, "names are in the order of the enum");
-
 #define PLACE_OPTIONS(S)                                                                                             \
     HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),                           \
         HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0, "CPU threads; 0: one a core"),                            \
@@ -21,7 +18,7 @@ _Static_assert(HT_SPLIT_TRAIN == 0 && HT_SPLIT_TEST == 1, "names are in the orde
         HT_OPT_PATH(S, model, "model", NULL, HT_OPTION_REQUIRED, "model folder to evaluate"),                        \
         HT_OPT_PATH(S, helpful, "helpful", NULL, HT_OPTION_REQUIRED, "helpfulness reward model's folder"),           \
         HT_OPT_PATH(S, safe, "safe", NULL, HT_OPTION_REQUIRED, "safety reward model's folder"),                      \
-        HT_OPT_CHOICE(S, split, "split", "test", split_names, 0, "split of the prompts"),                            \
+        HT_OPT_CHOICE(S, split, "split", "test", ht_split_choices + 1, 0, "split of the prompts"),                   \
         HT_OPT_INT(S, prompts, "prompts", "0", 0, 1 << 24, 0,                                                        \
                    "prompts, spread evenly over the split and its kinds; 0: all"),                                   \
         HT_OPT_FLOAT(S, temperature, "temperature", "1", 0, 100, 0, "0: greedy; 1: the policy itself"),              \

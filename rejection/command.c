@@ -17,8 +17,7 @@
 #include "core/train/train.h"
 #include "rejection/rejection.h"
 
-static const char *const kinds[] = {"all", "helpfulness", "safety", NULL}; /* ht_kind + 1 */
-static const char *const pools[] = {"last", "all", NULL};                  /* ht_pool */
+static const char *const pools[] = {"last", "all", NULL}; /* ht_pool */
 
 /* Coordinate of HT_RNG_CHOICE: which prompts are sampled. */
 enum { CHOICE_PROMPTS = 1 };
@@ -35,7 +34,7 @@ static const ht_option options[] = {
     HT_OPT_INT(S, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
     HT_OPT_INT(S, prompts, "prompts", "0", 0, 1000000000, 0,
                "random prompts to take; 0: all that fit the filters"),
-    HT_OPT_CHOICE(S, kind, "kind", "all", kinds, 0, "prompts of this kind"),
+    HT_OPT_CHOICE(S, kind, "kind", "all", ht_kind_choices, 0, "prompts of this kind"),
     HT_OPT_INT(S, first_round, "data.first_round", "0", 0, 1000000, 0,
                "first round whose prompts are sampled"),
     HT_OPT_INT(S, last_round, "data.last_round", "-1", -1, 1000000, 0,
@@ -158,7 +157,7 @@ static ht_status read_prompts(session *s, ht_error *err) {
     HT_TRY(ht_model_folder_open_tokenizer(c->model, &s->shape, &s->tokenizer, err));
     ht_chat chat = {.tokenizer = s->tokenizer, .which = HT_TEMPLATE_LLAMA2};
     ht_prompt_limits limits = {.max_tokens = c->max_prompt_tokens, .too_long = (ht_too_long)c->too_long};
-    ht_store_filter filter = {.kinds = c->kind ? 1u << (c->kind - 1) : 0,
+    ht_store_filter filter = {.kinds = ht_choice_mask(c->kind),
                               .splits = 1u << HT_SPLIT_TRAIN,
                               .first_round = c->first_round,
                               .end_round = c->last_round + 1};

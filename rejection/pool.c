@@ -8,7 +8,7 @@ ht_store_filter ht_rejection_filter(const ht_rejection *r) {
     const ht_rejection_config *c = r->config;
     int last = c->pool == HT_POOL_LAST;
     return (ht_store_filter){
-        .kinds = c->kind ? 1u << (c->kind - 1) : 0,
+        .kinds = ht_choice_mask(c->kind),
         .splits = 1u << HT_SPLIT_TRAIN,
         .first_round = last ? c->round : 0,
         .end_round = c->round + 1,

@@ -29,7 +29,7 @@ typedef struct ht_rejection_config {
     int64_t round, seed, threads;
     int backend, dtype, profile;
     int64_t prompts;                /* 0: all */
-    int kind;                       /* ht_kind + 1; 0: all */
+    int kind;                       /* of ht_kind_choices */
     int64_t first_round, last_round; /* of the prompts; last -1: no end */
     int64_t max_prompt_tokens;
     int too_long; /* ht_too_long */

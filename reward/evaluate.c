@@ -16,8 +16,6 @@
 
 #define SCORED_AT_ONCE 64 /* pairs a rank between two looks at signals and progress */
 
-static const char *const split_names[] = {"all", "train", "test"};
-
 static ht_status load_pairs(const ht_reward_evaluate_config *config, const ht_reward_judge *judge,
                             ht_store *store, ht_pair_set *set, ht_error *err) {
     const ht_pair_query query = {.filter = ht_reward_filter(&config->rows),
@@ -28,7 +26,7 @@ static ht_status load_pairs(const ht_reward_evaluate_config *config, const ht_re
         status =
             ht_fail(err, HT_ERR_DATA,
                     "%s: there is no comparison to evaluate on (split \"%s\", kind, rounds and source given)",
-                    config->db, split_names[config->rows.split]);
+                    config->db, ht_split_choices[config->rows.split]);
     return status;
 }
 
@@ -64,7 +62,7 @@ static ht_status record(ht_store *store, int64_t model_id, int split, const char
     char full[96];
     int is_test = split == 1 + HT_SPLIT_TEST;
     if (!json_is_number(value)) return HT_OK;
-    snprintf(full, sizeof full, "reward_%s%s%s", name, is_test ? "" : "_", is_test ? "" : split_names[split]);
+    snprintf(full, sizeof full, "reward_%s%s%s", name, is_test ? "" : "_", is_test ? "" : ht_split_choices[split]);
     return ht_store_record_evaluation(
         store,
         &(ht_evaluation_row){
@@ -129,7 +127,7 @@ ht_status ht_reward_evaluate(void *configuration, const ht_invocation *invocatio
     HT_TRY(score_pairs(&judge, &set, &tally, err));
     HT_TRY(ht_tally_report(&tally, &report, err));
     json_object_set_new(report, "model", json_string(config->place.model));
-    json_object_set_new(report, "split", json_string(split_names[config->rows.split]));
+    json_object_set_new(report, "split", json_string(ht_split_choices[config->rows.split]));
     json_object_set_new(report, "too_long_left_out", json_integer(set.skipped));
     json_object_set(report, "options", invocation->resolved);
     if (ht_comm_rank(comm) == 0) {

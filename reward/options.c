@@ -4,20 +4,13 @@
 #include "core/generate/prompts.h"
 #include "reward/reward.h"
 
-static const char *const kind_names[] = {"helpfulness", "safety", NULL};
-static const char *const any_kind_names[] = {"all", "helpfulness", "safety", NULL};
-static const char *const any_split_names[] = {"all", "train", "test", NULL};
-
-_Static_assert(HT_KIND_HELPFULNESS == 0 && HT_KIND_SAFETY == 1 && HT_SPLIT_TRAIN == 0 && HT_SPLIT_TEST == 1,
-               "names are in the order of the enums");
-
 static const ht_option train_loop_options[] = {HT_TRAIN_OPTIONS("1e-5", "cosine", "0.1", "0.03", "5")};
 
 static const ht_option train_options[] = {
     HT_OPT_PATH(ht_reward_config, db, "db", NULL, HT_OPTION_REQUIRED | HT_OPTION_RESUME_SAFE, "database"),
     HT_OPT_PATH(ht_reward_config, model, "model", NULL, HT_OPTION_REQUIRED,
                 "model folder to start from: a language model, or a reward model to train on"),
-    HT_OPT_CHOICE(ht_reward_config, kind, "reward.kind", NULL, kind_names, HT_OPTION_REQUIRED,
+    HT_OPT_CHOICE(ht_reward_config, kind, "reward.kind", NULL, ht_kind_choices + 1, HT_OPTION_REQUIRED,
                   "what the model is to judge"),
     HT_OPT_CHOICE(ht_reward_config, margin, "reward.margin", "small", ht_margin_names, 0,
                   "margin by rating: small 0, 1/3, 2/3, 1; large 0, 1, 2, 3; table: reward.margin_table"),
@@ -59,8 +52,8 @@ static const ht_option place_options[] = {
 
 #define ROWS_OPTIONS(SPLIT)                                                                                  \
     {                                                                                                        \
-        HT_OPT_CHOICE(ht_reward_rows, split, "split", SPLIT, any_split_names, 0, "split of the dialogue"),   \
-            HT_OPT_CHOICE(ht_reward_rows, kind, "kind", "all", any_kind_names, 0, "kind of the dialogue"),   \
+        HT_OPT_CHOICE(ht_reward_rows, split, "split", SPLIT, ht_split_choices, 0, "split of the dialogue"),  \
+            HT_OPT_CHOICE(ht_reward_rows, kind, "kind", "all", ht_kind_choices, 0, "kind of the dialogue"),  \
             HT_OPT_INT(ht_reward_rows, rounds.first, "first_round", "0", 0, 1000000, 0,                      \
                        "first round of rows to take"),                                                       \
             HT_OPT_INT(ht_reward_rows, rounds.last, "last_round", "-1", -1, 1000000, 0,                      \
@@ -123,8 +116,8 @@ const ht_program ht_reward_program = {.name = "halter-reward",
                                       .command_count = COUNT(commands)};
 
 ht_store_filter ht_reward_filter(const ht_reward_rows *rows) {
-    return (ht_store_filter){.splits = rows->split ? 1U << (rows->split - 1) : 0,
-                             .kinds = rows->kind ? 1U << (rows->kind - 1) : 0,
+    return (ht_store_filter){.splits = ht_choice_mask(rows->split),
+                             .kinds = ht_choice_mask(rows->kind),
                              .first_round = rows->rounds.first,
                              .end_round = rows->rounds.last + 1,
                              .source = rows->source && rows->source[0] ? rows->source : NULL};

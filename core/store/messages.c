@@ -25,6 +25,9 @@ static const char *const safety_names[] = {HT_SAFETY_MAP(HT_NAME)};
 static const char *const finish_names[] = {HT_FINISH_MAP(HT_NAME)};
 static const char *const rating_names[] = {NULL, "negligibly", "slightly", "better", "significantly"};
 
+const char *const ht_kind_choices[] = {"all", HT_KIND_MAP(HT_NAME) NULL};
+const char *const ht_split_choices[] = {"all", HT_SPLIT_MAP(HT_NAME) NULL};
+
 static int find(const char *const *names, int count, const char *text) {
     for (int i = 0; i < count; i++) {
         if (text ? names[i] && strcmp(names[i], text) == 0 : names[i] == NULL) return i;
@@ -64,6 +67,9 @@ int ht_safety_find(const char *text) {
 }
 int ht_finish_find(const char *text) {
     return find(finish_names, HT_FINISH_COUNT, text);
+}
+unsigned ht_choice_mask(int choice) {
+    return choice ? 1u << (choice - 1) : 0;
 }
 
 static int is_blank(const char *text) {

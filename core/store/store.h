@@ -84,6 +84,11 @@ int ht_origin_find(const char *text);
 int ht_safety_find(const char *text);
 int ht_finish_find(const char *text);
 
+/* What options choose rows by: "all", then the texts in their order (from 1 on without "all"); NULL at the end. */
+extern const char *const ht_kind_choices[];
+extern const char *const ht_split_choices[];
+unsigned ht_choice_mask(int choice); /* a filter's, of an index into them */
+
 /*
  * Preference rating, METHOD section 3: how much better the chosen response is.
  *   0 not rated (NULL in the database; margin 0)   1 negligibly better / unsure   2 slightly better
