@@ -545,18 +545,6 @@ static void test_model__decoding_equals_the_packed_forward(void **state) {
     check_decoding(4, 32);
 }
 
-static int open_backend(void **state) {
-    (void)state;
-    backend = op_backend_open(2);
-    return 0;
-}
-
-static int close_backend(void **state) {
-    (void)state;
-    ht_backend_close(backend);
-    return 0;
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model__log_probabilities),
@@ -568,5 +556,8 @@ int main(void) {
         cmocka_unit_test(test_model__company_and_micro_batches_do_not_matter),
         cmocka_unit_test(test_model__decoding_equals_the_packed_forward),
     };
-    return cmocka_run_group_tests(tests, open_backend, close_backend);
+    backend = op_backend_open(2);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    ht_backend_close(backend);
+    return failed;
 }
