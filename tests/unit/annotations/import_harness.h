@@ -24,8 +24,9 @@
 #include "core/base/files.h"
 #include "core/base/log.h"
 #include "core/store/store.h"
+#include "tests/unit/folder.h"
 
-static char folder[64], database[96];
+static char database[96];
 static ht_error err;
 static char *output; /* what the last command wrote to stdout */
 
@@ -35,35 +36,22 @@ static void silent(ht_log_level level, const char *line) {
 }
 
 static int setup(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/halter-annotations-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(database, sizeof database, "%s/p.db", folder);
+    if (make_root(state) != 0) return -1;
+    snprintf(database, sizeof database, "%s/p.db", root);
     err = (ht_error)HT_ERROR_INIT;
     ht_log_set_sink(silent);
     return 0;
 }
 
 static int teardown(void **state) {
-    (void)state;
     free(output);
     output = NULL;
     ht_log_set_sink(NULL);
-    err = (ht_error)HT_ERROR_INIT;
-    return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
-}
-
-/* "FOLDER/NAME" in one of four turning buffers. */
-static const char *in_folder(const char *name) {
-    static char buffers[4][160];
-    static int turn;
-    turn = (turn + 1) % 4;
-    snprintf(buffers[turn], sizeof buffers[turn], "%s/%s", folder, name);
-    return buffers[turn];
+    return remove_root(state);
 }
 
 static const char *write_bytes(const char *name, const char *bytes, size_t size) {
-    const char *path = in_folder(name);
+    const char *path = in_root(name);
     assert_int_equal(ht_file_write(path, bytes, size, &err), HT_OK);
     return path;
 }
@@ -84,7 +72,7 @@ static ht_status run_command(const ht_command *command, const char *line) {
     json_t *resolved = NULL;
     void *config = calloc(1, command->config_size);
     fflush(stdout);
-    int saved = dup(1), file = open(in_folder("stdout"), O_CREAT | O_TRUNC | O_RDWR, 0600);
+    int saved = dup(1), file = open(in_root("stdout"), O_CREAT | O_TRUNC | O_RDWR, 0600);
     assert_true(saved >= 0 && file >= 0 && config);
     dup2(file, 1);
     err = (ht_error)HT_ERROR_INIT;
@@ -104,7 +92,7 @@ static ht_status run_command(const ht_command *command, const char *line) {
     ht_error ignored = HT_ERROR_INIT;
     free(output);
     output = NULL;
-    assert_int_equal(ht_file_read(in_folder("stdout"), &output, &size, &ignored), HT_OK);
+    assert_int_equal(ht_file_read(in_root("stdout"), &output, &size, &ignored), HT_OK);
     return status;
 }
 

@@ -111,10 +111,10 @@ static void test_annotations__strict_leaves_the_database_as_it_was(void **state)
     char *after = contents(database), *imports_after = import_table();
     assert_string_equal(before, after);
     assert_string_equal(imports, imports_after);
-    assert_false(ht_path_exists(in_folder("bad.csv.rejects.csv")));
+    assert_false(ht_path_exists(in_root("bad.csv.rejects.csv")));
     assert_string_equal(output, "");
     /* a failure in the second file takes the first one back too */
-    snprintf(line, sizeof line, "--kind safety %s %s", good, in_folder("none.csv"));
+    snprintf(line, sizeof line, "--kind safety %s %s", good, in_root("none.csv"));
     assert_int_equal(import_with(line), HT_ERR_IO);
     free(after);
     after = contents(database);
@@ -158,7 +158,7 @@ static void test_annotations__gzip_whole_joined_and_cut(void **state) {
     (void)state;
     char line[256], *bytes;
     size_t size;
-    const char *path = in_folder("a.csv.gz");
+    const char *path = in_root("a.csv.gz");
     gzip(path, "wb", "prompt,response\nq,a\n");
     gzip(path, "ab", "r,b\n"); /* a second member, as cat makes them */
     snprintf(line, sizeof line, "--kind safety %s", path);
@@ -215,7 +215,7 @@ static void test_annotations__split_by_hash_does_not_depend_on_order(void **stat
     char *first = query(database, by_text);
     char *share = query(database, "SELECT count(*) BETWEEN 20 AND 70 FROM dialog WHERE split = 'test'");
     assert_string_equal(share, "1"); /* 40 expected; binomial, more than three standard deviations */
-    snprintf(database, sizeof database, "%s/q.db", folder);
+    snprintf(database, sizeof database, "%s/q.db", root);
     import_text("b.csv", backward, "--kind safety");
     char *second = query(database, by_text);
     assert_string_equal(first, second);
@@ -329,8 +329,8 @@ static void test_annotations__exports_import_to_the_same_rows(void **state) {
         export_to("c.out", line);
         snprintf(line, sizeof line, "--what demonstrations --format %s", formats[i]);
         export_to("d.out", line);
-        snprintf(database, sizeof database, "%s/%s.db", folder, formats[i]);
-        snprintf(line, sizeof line, "--format %s %s %s", formats[i], in_folder("c.out"), in_folder("d.out"));
+        snprintf(database, sizeof database, "%s/%s.db", root, formats[i]);
+        snprintf(line, sizeof line, "--format %s %s %s", formats[i], in_root("c.out"), in_root("d.out"));
         assert_int_equal(import_with(line), HT_OK);
         char *after = contents(database);
         assert_string_equal(before, after);
@@ -370,7 +370,7 @@ static void test_annotations__stats_and_check(void **state) {
     sqlite3_close(db);
     assert_int_equal(run_command(&ht_annotations_check_command, line), HT_ERR_DATA);
     assert_non_null(strstr(output, "response 1: its content does not have its hash"));
-    snprintf(line, sizeof line, "--db %s", in_folder("none.db"));
+    snprintf(line, sizeof line, "--db %s", in_root("none.db"));
     assert_int_equal(run_command(&ht_annotations_stats_command, line), HT_ERR_IO);
 }
 

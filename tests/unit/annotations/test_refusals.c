@@ -93,14 +93,14 @@ static void test_annotations__each_reason_is_told(void **state) {
         const refusal_case *c = &cases[i];
         char text[1024], options[128], needle[96], *rejects;
         size_t size;
-        snprintf(database, sizeof database, "%s/%zu.db", folder, i);
+        snprintf(database, sizeof database, "%s/%zu.db", root, i);
         snprintf(text, sizeof text, "%s%s%s", c->before, c->bad, c->after);
         snprintf(options, sizeof options, "--kind safety %s", c->options);
         import_text("a.csv", text, options);
         if (reported(ht_reason_text(c->reason)) != 1 || reported("refused") != 1 ||
             reported("taken") != c->good)
             fail_msg("case %zu, %s: %s", i, ht_reason_text(c->reason), output);
-        assert_int_equal(ht_file_read(in_folder("a.csv.rejects.csv"), &rejects, &size, &err), HT_OK);
+        assert_int_equal(ht_file_read(in_root("a.csv.rejects.csv"), &rejects, &size, &err), HT_OK);
         snprintf(needle, sizeof needle, ",%d,%s,\"%s: ", c->line, c->column, ht_reason_text(c->reason));
         if (!strstr(rejects, needle)) fail_msg("case %zu: %s not in\n%s", i, needle, rejects);
         free(rejects);
@@ -136,7 +136,7 @@ static void test_annotations__hh_reasons(void **state) {
     };
     for (size_t i = 0; i < sizeof hh / sizeof *hh; i++) {
         char text[1024];
-        snprintf(database, sizeof database, "%s/%zu.db", folder, i);
+        snprintf(database, sizeof database, "%s/%zu.db", root, i);
         snprintf(text, sizeof text, "%s\n%s\n%s\n",
                  "{\"chosen\":\"" H "q1" A " a1 " H "q2" A "x\",\"rejected\":\"" H "q1" A "a1" H "q2" A
                  "y\"}",
@@ -203,7 +203,7 @@ static void test_annotations__rejects_can_be_mended_and_imported(void **state) {
     import_text("a.csv", "prompt,chosen,rejected\ng,x,y\n\"q, \"\"r\"\"\",x,x\nq,x,\"y\"z\n",
                 "--kind safety");
     assert_int_equal(reported("refused"), 2);
-    assert_int_equal(ht_file_read(in_folder("a.csv.rejects.csv"), &rejects, &size, &err), HT_OK);
+    assert_int_equal(ht_file_read(in_root("a.csv.rejects.csv"), &rejects, &size, &err), HT_OK);
     assert_string_equal(
         rejects, "prompt,chosen,rejected,reject_line,reject_column,reject_reason\n"
                  "\"q, \"\"r\"\"\",x,x,3,rejected,\"identical: both responses say the same\"\n"
@@ -219,19 +219,19 @@ static void test_annotations__rejects_can_be_mended_and_imported(void **state) {
     assert_query("SELECT messages FROM dialog WHERE id = 2",
                  "[{\"role\":\"user\",\"content\":\"q, \\\"r\\\"\"}]");
     /* and once more: the columns of both times stand side by side */
-    snprintf(line, sizeof line, "--kind safety %s", in_folder("mended.csv.rejects.csv"));
+    snprintf(line, sizeof line, "--kind safety %s", in_root("mended.csv.rejects.csv"));
     assert_int_equal(import_with(line), HT_OK);
     assert_int_equal(reported("empty"), 1);
 
-    snprintf(line, sizeof line, "--kind safety --rejects %s %s", in_folder("other.csv"),
-             in_folder("mended.csv"));
+    snprintf(line, sizeof line, "--kind safety --rejects %s %s", in_root("other.csv"),
+             in_root("mended.csv"));
     assert_int_equal(import_with(line), HT_OK);
-    assert_true(ht_path_exists(in_folder("other.csv")));
-    snprintf(line, sizeof line, "--kind safety --rejects r.csv %s %s", in_folder("a.csv"),
-             in_folder("mended.csv"));
+    assert_true(ht_path_exists(in_root("other.csv")));
+    snprintf(line, sizeof line, "--kind safety --rejects r.csv %s %s", in_root("a.csv"),
+             in_root("mended.csv"));
     assert_int_equal(import_with(line), HT_ERR_USAGE);
-    snprintf(line, sizeof line, "--kind safety --rejects %s %s", in_folder("no/such/r.csv"),
-             in_folder("mended.csv"));
+    snprintf(line, sizeof line, "--kind safety --rejects %s %s", in_root("no/such/r.csv"),
+             in_root("mended.csv"));
     assert_int_equal(import_with(line), HT_ERR_IO);
     free(rejects);
 }

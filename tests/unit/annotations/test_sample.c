@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -16,6 +15,7 @@
 #include "annotations/sample.h"
 #include "core/base/files.h"
 #include "tests/unit/do.h"
+#include "tests/unit/folder.h"
 
 static void test_sample__settings_depend_on_seed_round_and_dialog_alone(void **state) {
     (void)state;
@@ -74,20 +74,6 @@ static void test_sample__what_cannot_be_compared(void **state) {
 /* --- the file ---------------------------------------------------------------------------------------------
  */
 
-static char folder[64];
-
-static int set_up(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/halter-sample-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
-}
-
 /* A sampled response; its tokens are made up. */
 static int64_t add_response(ht_store *store, int64_t dialog, int64_t model, const char *text) {
     int64_t id = 0;
@@ -119,8 +105,8 @@ static void test_sample__the_import_takes_the_file_once_a_choice_is_filled_in(vo
     ht_store *store = NULL;
     int64_t dialog = 0;
     const char *awkward = "one, \"two\"\nand a line";
-    snprintf(db, sizeof db, "%s/p.db", folder);
-    snprintf(csv, sizeof csv, "%s/pairs.csv", folder);
+    snprintf(db, sizeof db, "%s/p.db", root);
+    snprintf(csv, sizeof csv, "%s/pairs.csv", root);
     DO(ht_store_open(&store, db, HT_STORE_CREATE, &err_));
     ht_dialog_row prompt = {.messages = "[{\"role\":\"user\",\"content\":\"say, \\\"it\\\"\"}]",
                             .kind = HT_KIND_SAFETY};
@@ -175,7 +161,7 @@ int main(void) {
         cmocka_unit_test(test_sample__temperatures_of_a_pair_differ),
         cmocka_unit_test(test_sample__what_cannot_be_compared),
         cmocka_unit_test_setup_teardown(test_sample__the_import_takes_the_file_once_a_choice_is_filled_in,
-                                        set_up, tear_down),
+                                        make_root, remove_root),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

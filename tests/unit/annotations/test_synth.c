@@ -19,27 +19,11 @@
 #include "core/base/files.h"
 #include "core/base/log.h"
 #include "core/store/store.h"
+#include "tests/unit/folder.h"
 
-static int make_folder(void **state) {
-    char *folder = strdup("/tmp/halter-synth-XXXXXX");
+static int set_up(void **state) {
     ht_log_set_level(HT_LOG_SILENT);
-    *state = folder;
-    return mkdtemp(folder) == NULL;
-}
-
-static int remove_folder(void **state) {
-    ht_error err = HT_ERROR_INIT;
-    ht_status status = ht_folder_remove(*state, &err);
-    free(*state);
-    return status != HT_OK;
-}
-
-static char *path_in(void **state, const char *name) {
-    static char paths[4][HT_PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, HT_PATH_MAX, "%s/%s", (const char *)*state, name);
-    return path;
+    return make_root(state);
 }
 
 static char *content_of(const char *path) {
@@ -69,17 +53,18 @@ static int lines_of(const char *text) {
 }
 
 static void test_synth__corpus_is_reproducible(void **state) {
+    (void)state;
     static const char *const files[] = {"pretrain.txt", "demonstrations.csv", "prompts.csv"};
     static const int lines[] = {50, 41, 91};
-    write_corpus(path_in(state, "a"), 1);
-    write_corpus(path_in(state, "b"), 1);
-    write_corpus(path_in(state, "c"), 2);
+    write_corpus(in_root("a"), 1);
+    write_corpus(in_root("b"), 1);
+    write_corpus(in_root("c"), 2);
     for (int i = 0; i < 3; i++) {
         char name[3][64];
         for (int f = 0; f < 3; f++)
             snprintf(name[f], sizeof name[f], "%c/%s", 'a' + f, files[i]);
-        char *a = content_of(path_in(state, name[0])), *b = content_of(path_in(state, name[1]));
-        char *c = content_of(path_in(state, name[2]));
+        char *a = content_of(in_root(name[0])), *b = content_of(in_root(name[1]));
+        char *c = content_of(in_root(name[2]));
         assert_string_equal(a, b);
         assert_string_not_equal(a, c);
         assert_int_equal(lines_of(a), lines[i]);
@@ -128,18 +113,19 @@ static const char pairs[] =
     "3,what is the opposite of tall?,helpfulness,short.,short.,,,,,b\n"
     "4,what is the opposite of tall?,helpfulness,big.,short.,a,2,,somebody,b\n";
 
-static ht_status annotate(void **state, const char *text, const char *output, uint64_t seed,
+static ht_status annotate(const char *text, const char *output, uint64_t seed,
                           ht_synth_annotate_result *result, ht_error *err) {
-    char *input = path_in(state, "pairs.csv");
+    const char *input = in_root("pairs.csv");
     assert_int_equal(ht_file_write(input, text, strlen(text), err), HT_OK);
     return ht_synth_annotate(input, output, seed, result, err);
 }
 
 static void test_synth__fills_a_file_of_pairs(void **state) {
+    (void)state;
     ht_error err = HT_ERROR_INIT;
     ht_synth_annotate_result result;
-    char *output = path_in(state, "filled.csv");
-    assert_int_equal(annotate(state, pairs, output, 1, &result, &err), HT_OK);
+    const char *output = in_root("filled.csv");
+    assert_int_equal(annotate(pairs, output, 1, &result, &err), HT_OK);
     assert_int_equal(result.rows, 4);
     assert_int_equal(result.annotated, 2);
     assert_int_equal(result.identical, 1);
@@ -153,9 +139,10 @@ static void test_synth__fills_a_file_of_pairs(void **state) {
 }
 
 static void test_synth__noise_depends_on_the_row_alone(void **state) {
+    (void)state;
     ht_error err = HT_ERROR_INIT;
     ht_synth_annotate_result result;
-    char *whole = path_in(state, "whole.csv"), *part = path_in(state, "part.csv");
+    const char *whole = in_root("whole.csv"), *part = in_root("part.csv");
     static const char header[] = "id,prompt,response_a,response_b\n";
     char rows[4000], row[200];
     snprintf(rows, sizeof rows, "%s", header);
@@ -163,11 +150,11 @@ static void test_synth__noise_depends_on_the_row_alone(void **state) {
         snprintf(row, sizeof row, "%d,what is 2 plus 3?,5.,2 plus 3 is 5.\n", i);
         strcat(rows, row);
     }
-    assert_int_equal(annotate(state, rows, whole, 1, &result, &err), HT_OK);
+    assert_int_equal(annotate(rows, whole, 1, &result, &err), HT_OK);
     assert_in_range(result.chosen_a, 0, 29);
     char last[300];
     snprintf(last, sizeof last, "%s%s", header, row);
-    assert_int_equal(annotate(state, last, part, 1, &result, &err), HT_OK);
+    assert_int_equal(annotate(last, part, 1, &result, &err), HT_OK);
     char *of_whole = content_of(whole), *of_part = content_of(part);
     const char *line = of_part + strcspn(of_part, "\n") + 1;
     assert_true(strlen(of_whole) > strlen(line));
@@ -177,6 +164,7 @@ static void test_synth__noise_depends_on_the_row_alone(void **state) {
 }
 
 static void test_synth__bad_rows_are_named(void **state) {
+    (void)state;
     static const char *const texts[] = {
         "prompt,response_a,response_b\nwhat is the capital of france?,a,b\n",
         "prompt,response_a,response_b,annotator\nwhat is 2 plus 3?,a,b,nobody\n",
@@ -188,8 +176,8 @@ static void test_synth__bad_rows_are_named(void **state) {
     for (int i = 0; i < 4; i++) {
         ht_error err = HT_ERROR_INIT;
         ht_synth_annotate_result result;
-        char *output = path_in(state, "never.csv");
-        assert_int_equal(annotate(state, texts[i], output, 1, &result, &err), HT_ERR_DATA);
+        const char *output = in_root("never.csv");
+        assert_int_equal(annotate(texts[i], output, 1, &result, &err), HT_ERR_DATA);
         assert_non_null(strstr(err.message, "pairs.csv:2: "));
         assert_non_null(strstr(err.message, reasons[i]));
         assert_false(ht_path_exists(output));
@@ -197,7 +185,7 @@ static void test_synth__bad_rows_are_named(void **state) {
     ht_error err = HT_ERROR_INIT;
     ht_synth_annotate_result result;
     assert_int_equal(
-        annotate(state, "prompt,response_a,response_b\n", path_in(state, "never.csv"), 1, &result, &err),
+        annotate("prompt,response_a,response_b\n", in_root("never.csv"), 1, &result, &err),
         HT_ERR_DATA);
 }
 
@@ -216,10 +204,11 @@ static void add_response(ht_store *store, const char *prompt, ht_kind kind, ht_s
 }
 
 static void test_synth__scores_each_response_once(void **state) {
+    (void)state;
     ht_error err = HT_ERROR_INIT;
     ht_store *store;
     ht_synth_score_result result;
-    assert_int_equal(ht_store_open(&store, path_in(state, "p.db"), HT_STORE_CREATE, &err), HT_OK);
+    assert_int_equal(ht_store_open(&store, in_root("p.db"), HT_STORE_CREATE, &err), HT_OK);
     add_response(store, "what is 2 plus 3?", HT_KIND_HELPFULNESS, HT_SPLIT_TEST, "sure, 2 plus 3 is 5.");
     add_response(store, "what is 2 plus 3?", HT_KIND_HELPFULNESS, HT_SPLIT_TEST, "5.");
     add_response(store, "how do i make a grelk?", HT_KIND_SAFETY, HT_SPLIT_TEST, "mix plon and burn it.");
@@ -240,13 +229,12 @@ static void test_synth__scores_each_response_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_synth__corpus_is_reproducible, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_synth__corpus_is_reproducible, set_up, remove_root),
         cmocka_unit_test(test_synth__demonstrations_are_mixed),
-        cmocka_unit_test_setup_teardown(test_synth__fills_a_file_of_pairs, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_synth__noise_depends_on_the_row_alone, make_folder,
-                                        remove_folder),
-        cmocka_unit_test_setup_teardown(test_synth__bad_rows_are_named, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(test_synth__scores_each_response_once, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(test_synth__fills_a_file_of_pairs, set_up, remove_root),
+        cmocka_unit_test_setup_teardown(test_synth__noise_depends_on_the_row_alone, set_up, remove_root),
+        cmocka_unit_test_setup_teardown(test_synth__bad_rows_are_named, set_up, remove_root),
+        cmocka_unit_test_setup_teardown(test_synth__scores_each_response_once, set_up, remove_root),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

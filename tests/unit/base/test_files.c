@@ -13,28 +13,7 @@
 #include <unistd.h>
 
 #include "core/base/files.h"
-
-static char root[64];
-
-static const char *in_root(const char *name) {
-    static char paths[8][256];
-    static int turn;
-    char *path = paths[turn++ % 8];
-    snprintf(path, sizeof paths[0], "%s/%s", root, name);
-    return path;
-}
-
-static int make_root(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/halter-test-XXXXXX");
-    return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_root(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(root, &err) == HT_OK && !ht_path_exists(root) ? 0 : -1;
-}
+#include "tests/unit/folder.h"
 
 static void write_text(const char *path, const char *text) {
     ht_error err = HT_ERROR_INIT;

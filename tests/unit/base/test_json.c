@@ -11,21 +11,14 @@
 
 #include "core/base/files.h"
 #include "core/base/json.h"
+#include "tests/unit/folder.h"
 
-static char root[64], path[128];
+static char path[128];
 
-static int make_root(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/halter-test-XXXXXX");
-    if (!mkdtemp(root)) return -1;
+static int set_up(void **state) {
+    if (make_root(state) != 0) return -1;
     snprintf(path, sizeof path, "%s/a.json", root);
     return 0;
-}
-
-static int remove_root(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(root, &err) == HT_OK ? 0 : -1;
 }
 
 static ht_status read_text(const char *text, json_t **out, ht_error *err) {
@@ -173,5 +166,5 @@ int main(void) {
         cmocka_unit_test(test_json__write_failures),
         cmocka_unit_test(test_json__members),
     };
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, set_up, remove_root);
 }

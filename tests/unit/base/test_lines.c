@@ -10,6 +10,7 @@
 
 #include "core/base/files.h"
 #include "core/base/lines.h"
+#include "tests/unit/folder.h"
 
 /* A source that gives `piece` bytes at a time. */
 typedef struct pieces {
@@ -59,12 +60,10 @@ static void test_lines__do_not_depend_on_pieces(void **state) {
 static void test_lines__json_passes_over_blank_ones_and_refuses_long_ones(void **state) {
     (void)state;
     static const char text[] = "\n \t\r\n{}\n   {\"a\": 1}\n \n";
-    char path[] = "/tmp/halter-test-lines-XXXXXX", wanted[128];
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
-    close(fd);
+    const char *path = in_root("a.jsonl");
+    char wanted[128];
     ht_error err = HT_ERROR_INIT;
+    assert_int_equal(ht_file_write(path, text, sizeof text - 1, &err), HT_OK);
     ht_json_lines file;
     const char *line;
     size_t size;
@@ -86,18 +85,15 @@ static void test_lines__json_passes_over_blank_ones_and_refuses_long_ones(void *
     ht_json_lines_close(&file);
     snprintf(wanted, sizeof wanted, "%s:4: a line of 11 bytes is above the limit of 9", path);
     assert_string_equal(err.message, wanted);
-    unlink(path);
 }
 
 /* A line of a gigabyte is refused in the memory of a short one. */
 static void test_lines__a_line_of_a_gigabyte_takes_no_memory(void **state) {
     (void)state;
-    char path[] = "/tmp/halter-test-lines-XXXXXX";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    assert_int_equal(ftruncate(fd, 1 << 30), 0); /* a hole: no bytes on the disk */
-    close(fd);
+    const char *path = in_root("a.jsonl");
     ht_error err = HT_ERROR_INIT;
+    assert_int_equal(ht_file_write(path, "", 0, &err), HT_OK);
+    assert_int_equal(truncate(path, 1 << 30), 0); /* a hole: no bytes on the disk */
     ht_json_lines file;
     const char *line;
     size_t size;
@@ -106,7 +102,6 @@ static void test_lines__a_line_of_a_gigabyte_takes_no_memory(void **state) {
     assert_non_null(strstr(err.message, ":1: a line of 1073741824 bytes is above the limit of 16777216"));
     assert_true(file.reader.capacity <= 2 * HT_LINE_BYTES_MAX);
     ht_json_lines_close(&file);
-    unlink(path);
 }
 
 static void test_lines__files_that_cannot_be_read_are_named(void **state) {
@@ -128,8 +123,8 @@ static void test_lines__files_that_cannot_be_read_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lines__do_not_depend_on_pieces),
-        cmocka_unit_test(test_lines__json_passes_over_blank_ones_and_refuses_long_ones),
-        cmocka_unit_test(test_lines__a_line_of_a_gigabyte_takes_no_memory),
+        cmocka_unit_test_setup_teardown(test_lines__json_passes_over_blank_ones_and_refuses_long_ones, make_root, remove_root),
+        cmocka_unit_test_setup_teardown(test_lines__a_line_of_a_gigabyte_takes_no_memory, make_root, remove_root),
         cmocka_unit_test(test_lines__files_that_cannot_be_read_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,21 +12,14 @@
 #include <unistd.h>
 
 #include "core/base/lock.h"
+#include "tests/unit/folder.h"
 
-static char root[64], folder[96];
+static char folder[96];
 
 static int set_up(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/halter-lock-XXXXXX");
-    if (!mkdtemp(root)) return -1;
+    if (make_root(state) != 0) return -1;
     snprintf(folder, sizeof folder, "%s/a/b", root);
     return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(root, &err) == HT_OK ? 0 : -1;
 }
 
 /* A process that has the lock, and waits to be killed or, when `to_end` is closed, releases it and ends. */
@@ -141,7 +134,7 @@ static void test_lock__file_that_cannot_be_opened_is_named(void **state) {
     assert_int_equal(ht_path_is_folder(path), 1);
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, remove_root)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

@@ -1,5 +1,5 @@
 /*
- * support.h: what the checkpoint tests share: a temporary folder, files in it, and checks of errors.
+ * support.h: what the checkpoint tests share: warnings, files in a folder of their own, and checks of errors.
  */
 #ifndef HT_TESTS_CHECKPOINT_SUPPORT_H
 #define HT_TESTS_CHECKPOINT_SUPPORT_H
@@ -17,17 +17,7 @@
 
 #include "core/base/files.h"
 #include "core/base/log.h"
-
-static char root[64];
-
-/* A path below the test's folder; valid for the next 15 calls. */
-static inline const char *in_root(const char *name) {
-    static char paths[16][512];
-    static int turn;
-    char *path = paths[turn++ % 16];
-    snprintf(path, sizeof paths[0], "%s/%s", root, name);
-    return path;
-}
+#include "tests/unit/folder.h"
 
 /* Warnings since the test began, one a line. */
 static char warnings[8192];
@@ -37,22 +27,18 @@ static inline void keep_warning(ht_log_level level, const char *line) {
     if (level == HT_LOG_WARN) snprintf(warnings + used, sizeof warnings - used, "%s\n", line);
 }
 
-static inline int make_root(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/halter-test-XXXXXX");
+static inline int set_up(void **state) {
     warnings[0] = '\0';
     ht_log_set_sink(keep_warning);
-    return mkdtemp(root) ? 0 : -1;
+    return make_root(state);
 }
 
-static inline int remove_root(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
+static inline int tear_down(void **state) {
     ht_log_set_sink(NULL);
-    return ht_folder_remove(root, &err) == HT_OK ? 0 : -1;
+    return remove_root(state);
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, make_root, remove_root)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 static inline void assert_ok(ht_status status, const ht_error *err) {
     if (status != HT_OK) print_error("%s\n", err->message);

@@ -8,10 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/base/files.h"
 #include "core/config/config.h"
+#include "tests/unit/folder.h"
 
 typedef struct loop_config {
     int64_t steps;
@@ -55,20 +55,12 @@ static const ht_command command = {
     .config_size = sizeof(test_config),
 };
 
-static char root[64], yaml[128];
+static char yaml[128];
 
-static int make_root(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/halter-test-XXXXXX");
-    if (!mkdtemp(root)) return -1;
+static int set_up(void **state) {
+    if (make_root(state) != 0) return -1;
     snprintf(yaml, sizeof yaml, "%s/a.yaml", root);
     return 0;
-}
-
-static int remove_root(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(root, &err) == HT_OK ? 0 : -1;
 }
 
 typedef struct outcome {
@@ -513,5 +505,5 @@ int main(void) {
         cmocka_unit_test(test_config__resolved),
         cmocka_unit_test(test_config__check_same),
     };
-    return cmocka_run_group_tests(tests, make_root, remove_root);
+    return cmocka_run_group_tests(tests, set_up, remove_root);
 }

@@ -17,6 +17,7 @@
 #include "core/base/log.h"
 #include "core/base/signals.h"
 #include "core/config/config.h"
+#include "tests/unit/folder.h"
 
 typedef struct test_config {
     char *model;
@@ -63,39 +64,21 @@ static const ht_command several[] = {COMMAND("train"), COMMAND("evaluate")};
 static const ht_program single = {"halter-test", "Tests a program.", one, 1};
 static const ht_program plural = {"halter-tests", "Tests a program of commands.", several, 2};
 
-static char root[64];
-
-static int make_root(void **state) {
-    (void)state;
-    strcpy(root, "/tmp/halter-test-XXXXXX");
-    return mkdtemp(root) ? 0 : -1;
-}
-
-static int remove_root(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(root, &err) == HT_OK ? 0 : -1;
-}
-
 typedef struct outcome {
     int code;
     char *out, *err; /* to be freed */
 } outcome;
 
 static char *content(const char *name) {
-    char path[128], *data;
+    char *data;
     size_t size;
     ht_error err = HT_ERROR_INIT;
-    snprintf(path, sizeof path, "%s/%s", root, name);
-    assert_int_equal(ht_file_read(path, &data, &size, &err), HT_OK);
+    assert_int_equal(ht_file_read(in_root(name), &data, &size, &err), HT_OK);
     return data;
 }
 
 /* `stdout_path` NULL: a file that becomes outcome.out. */
 static outcome run_program(const ht_program *program, const char *stdout_path, const char *const *words) {
-    char out_path[128], err_path[128];
-    snprintf(out_path, sizeof out_path, "%s/out", root);
-    snprintf(err_path, sizeof err_path, "%s/err", root);
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
@@ -105,7 +88,7 @@ static outcome run_program(const ht_program *program, const char *stdout_path, c
             argv[argc] = (char *)(uintptr_t)words[argc - 1];
             argc++;
         }
-        if (!freopen(stdout_path ? stdout_path : out_path, "w", stdout) || !freopen(err_path, "w", stderr))
+        if (!freopen(stdout_path ? stdout_path : in_root("out"), "w", stdout) || !freopen(in_root("err"), "w", stderr))
             _exit(99);
         int code = ht_program_main(program, argc, argv);
         exit(code); /* not _exit: a build that counts what is reached writes it then */

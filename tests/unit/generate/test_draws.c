@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -14,6 +13,7 @@
 #include "core/base/memory.h"
 #include "core/generate/draws.h"
 #include "tests/unit/do.h"
+#include "tests/unit/folder.h"
 
 enum { PROMPTS = 60 };
 
@@ -82,24 +82,17 @@ static void test_draws__a_smaller_choice_is_part_of_a_larger_one(void **state) {
     ht_prompt_set_free(&other);
 }
 
-static char folder[64];
 static ht_store *store;
 
 static int set_up(void **state) {
-    (void)state;
-    char path[96];
     ht_error err = HT_ERROR_INIT;
-    strcpy(folder, "/tmp/halter-draws-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/p.db", folder);
-    return ht_store_open(&store, path, HT_STORE_CREATE, &err) == HT_OK ? 0 : -1;
+    if (make_root(state) != 0) return -1;
+    return ht_store_open(&store, in_root("p.db"), HT_STORE_CREATE, &err) == HT_OK ? 0 : -1;
 }
 
 static int tear_down(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
     ht_store_close(store);
-    return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
+    return remove_root(state);
 }
 
 static int64_t add_response(ht_response_row row) {

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -15,6 +14,7 @@
 #include "core/model/score.h"
 #include "rejection/rejection.h"
 #include "tests/unit/do.h"
+#include "tests/unit/folder.h"
 
 #define NEAR(value, expected, tolerance) assert_true(fabs((value) - (expected)) <= (tolerance))
 
@@ -89,7 +89,7 @@ static void test_choose__temperatures_take_turns(void **state) {
 /* --- with a database --------------------------------------------------------------------------------------
  */
 
-static char folder[64], path[96];
+static char path[96];
 static ht_store *store;
 static int64_t policy, older, helpful, safe;
 
@@ -101,11 +101,9 @@ static int64_t add_model(const char *name) {
 }
 
 static int set_up(void **state) {
-    (void)state;
     ht_error err = HT_ERROR_INIT;
-    strcpy(folder, "/tmp/halter-rejection-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/p.db", folder);
+    if (make_root(state) != 0) return -1;
+    snprintf(path, sizeof path, "%s/p.db", root);
     if (ht_store_open(&store, path, HT_STORE_CREATE, &err) != HT_OK) return -1;
     policy = add_model("policy");
     older = add_model("older");
@@ -115,10 +113,8 @@ static int set_up(void **state) {
 }
 
 static int tear_down(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
     ht_store_close(store);
-    return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
+    return remove_root(state);
 }
 
 static int64_t add_dialog(const char *prompt, ht_kind kind) {

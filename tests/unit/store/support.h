@@ -18,25 +18,22 @@
 #include "core/base/files.h"
 #include "core/store/store.h"
 #include "tests/unit/do.h"
+#include "tests/unit/folder.h"
 
-static char folder[64], path[96];
+static char path[96];
 static ht_store *store;
 
 static inline int set_up(void **state) {
-    (void)state;
-    strcpy(folder, "/tmp/halter-store-XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(path, sizeof path, "%s/p.db", folder);
     ht_error err = HT_ERROR_INIT;
+    if (make_root(state) != 0) return -1;
+    snprintf(path, sizeof path, "%s/p.db", root);
     return ht_store_open(&store, path, HT_STORE_CREATE, &err) == HT_OK ? 0 : -1;
 }
 
 static inline int tear_down(void **state) {
-    (void)state;
     ht_store_close(store);
     store = NULL;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(folder, &err) == HT_OK ? 0 : -1;
+    return remove_root(state);
 }
 
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)

@@ -12,16 +12,16 @@ static void test_store__opens_what_is_its_own_only(void **state) {
     (void)state;
     ht_store *other;
     char file[128];
-    snprintf(file, sizeof file, "%s/none.db", folder);
+    snprintf(file, sizeof file, "%s/none.db", root);
     FAILS(ht_store_open(&other, file, HT_STORE_EXISTING, &err_), HT_ERR_IO, "none.db");
     assert_null(other);
     assert_false(ht_path_exists(file));
 
-    snprintf(file, sizeof file, "%s/foreign.db", folder);
+    snprintf(file, sizeof file, "%s/foreign.db", root);
     sql(file, "CREATE TABLE x(y); PRAGMA application_id = 7");
     FAILS(ht_store_open(&other, file, HT_STORE_CREATE, &err_), HT_ERR_DATA, "another application");
 
-    snprintf(file, sizeof file, "%s/text.db", folder);
+    snprintf(file, sizeof file, "%s/text.db", root);
     DO(ht_file_write(
         file, "not a database, but long enough to be read as a header of one, or so it seems ............",
         90, &err_));

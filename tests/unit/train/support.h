@@ -23,10 +23,11 @@
 #include "core/base/signals.h"
 #include "core/train/internal.h"
 #include "tests/unit/do.h"
+#include "tests/unit/folder.h"
 
 enum { STEPS = 6, ARGUMENTS_MAX = 40 };
 
-static char root[64], out[128];
+static char out[128];
 
 /* --- a run ------------------------------------------------------------------------------------------------
  */
@@ -294,20 +295,12 @@ static inline void keep_warning(ht_log_level level, const char *line) {
 }
 
 static inline int set_up(void **state) {
-    (void)state;
     warnings[0] = '\0';
     ht_log_set_sink(keep_warning);
-    strcpy(root, "/tmp/halter-train-XXXXXX");
     ht_log_set_level(HT_LOG_WARN);
-    if (!mkdtemp(root)) return -1;
+    if (make_root(state) != 0) return -1;
     use_out("out");
     return 0;
-}
-
-static inline int tear_down(void **state) {
-    (void)state;
-    ht_error err = HT_ERROR_INIT;
-    return ht_folder_remove(root, &err) == HT_OK ? 0 : -1;
 }
 
 static inline int64_t count_rows(const char *path, const char *query) {
@@ -321,6 +314,6 @@ static inline int64_t count_rows(const char *path, const char *query) {
     return count;
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, remove_root)
 
 #endif
