@@ -67,10 +67,7 @@ static const ht_option options[] = {
         S, cache_tokens, "cache_tokens", "0", 0, 1e12, 0,
         "positions in the KV cache, shared by the responses sampled at once; 0: as many as they can need"),
     HT_OPT_INT(S, chunk, "chunk", "1024", 1, 1 << 20, 0, "responses sampled and kept at once"),
-    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),
-    HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
-    HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
-               "CPU threads; 0: one a core; another number may change the last bits"),
+    HT_DEVICE_OPTIONS(S),
 };
 #undef S
 

@@ -2,9 +2,8 @@
 
 #include "chat/chat.h"
 #include "core/backend/profile.h"
-#include "core/tensor/dtype.h"
 
-/* In the order of ht_template and of ht_dtype. */
+/* In the order of ht_template. */
 static const char *const template_names[] = {"llama2", "none", NULL};
 
 static const ht_option options[] = {
@@ -32,10 +31,7 @@ static const ht_option options[] = {
     HT_OPT_FLAG(ht_chat_config, ignore_eos, "ignore_eos", 0, "go on after the end-of-sequence token"),
     HT_OPT_INT(ht_chat_config, seed, "seed", "1", 0, 9007199254740992.0, 0, "seed of every random number"),
     HT_OPT_INT(ht_chat_config, batch, "batch", "16", 1, 256, 0, "prompts of --input answered at once"),
-    HT_OPT_CHOICE(ht_chat_config, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),
-    HT_OPT_CHOICE(ht_chat_config, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
-    HT_OPT_INT(ht_chat_config, threads, "threads", "0", 0, 4096, 0,
-               "CPU threads; 0: one a core; another number may change the last bits"),
+    HT_DEVICE_OPTIONS(ht_chat_config),
     HT_PROFILE_OPTION(ht_chat_config),
 };
 

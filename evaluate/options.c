@@ -6,9 +6,7 @@
 #include "evaluate/evaluate.h"
 
 #define PLACE_OPTIONS(S)                                                                                             \
-    HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),                           \
-        HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0, "CPU threads; 0: one a core"),                            \
-        HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),         \
+    HT_DEVICE_OPTIONS(S),                                                                                            \
         HT_PROFILE_OPTION(S),                                                                                        \
         HT_OPT_FLAG(S, json, "json", 0, "print JSON instead of a table")
 

@@ -63,10 +63,7 @@ static const ht_option options[] = {
     HT_OPT_FLOAT(S, min_reward, "choose.min_reward", "-1e30", -1e30, 1e30, 0,
                  "prompts whose best reward is below it give no choice; -1e30: none is"),
     HT_OPT_FLAG(S, report_only, "report_only", 0, "sample, score and report, but keep no choice"),
-    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),
-    HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
-    HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0,
-               "CPU threads; 0: one a core; another number may change the last bits"),
+    HT_DEVICE_OPTIONS(S),
     HT_OPT_FLOAT(
         S, max_minutes, "max_minutes", "0", 0, 1e7, 0,
         "stop, exit code 75, before so many minutes are over; the same command goes on; 0: no limit"),

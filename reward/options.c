@@ -42,10 +42,7 @@ static const ht_option train_options[] = {
 
 static const ht_option place_options[] = {
     HT_OPT_PATH(ht_reward_place, model, "model", NULL, HT_OPTION_REQUIRED, "reward model folder"),
-    HT_OPT_CHOICE(ht_reward_place, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),
-    HT_OPT_INT(ht_reward_place, threads, "threads", "0", 0, 4096, 0, "CPU threads; 0: one a core"),
-    HT_OPT_CHOICE(ht_reward_place, dtype, "dtype", "f32", ht_dtype_choice_names, 0,
-                  "type of weights and activations"),
+    HT_DEVICE_OPTIONS(ht_reward_place),
     HT_OPT_INT(ht_reward_place, pass_tokens, "pass_tokens", "0", 0, 1 << 24, 0,
                "tokens a forward pass, also the longest sequence; 0: the model's positions"),
 };

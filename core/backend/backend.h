@@ -49,6 +49,12 @@ typedef enum ht_dtype_choice { HT_DTYPE_AUTO, HT_DTYPE_F32, HT_DTYPE_BF16 } ht_d
 /* NULL-terminated, in the order of ht_dtype_choice: "auto", "f32", "bf16". */
 extern const char *const ht_dtype_choice_names[];
 
+/* The rows of a command's table; the configuration has an int `dtype`, an int `backend` and an int64_t `threads`. */
+#define HT_DEVICE_OPTIONS(S)                                                                                                   \
+    HT_OPT_CHOICE(S, dtype, "dtype", "f32", ht_dtype_choice_names, 0, "type of weights and activations"),                       \
+        HT_OPT_CHOICE(S, backend, "backend", "auto", ht_backend_names, 0, "where to compute"),                                  \
+        HT_OPT_INT(S, threads, "threads", "0", 0, 4096, 0, "CPU threads; 0: one a core; another number may change the last bits")
+
 /* Makes the choice, once, after opening: AUTO takes the dtype in which this device computes faster and logs which and why.
  * HT_ERR_USAGE when the device cannot compute in the one asked for. */
 ht_status ht_backend_choose_dtype(ht_backend *be, ht_dtype_choice choice, ht_error *err);
