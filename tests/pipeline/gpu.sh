@@ -4,7 +4,7 @@
 # Usage: gpu.sh BUILD_FOLDER
 . tests/pipeline/lib.sh gpu "$1"
 build=$1
-emulated=gpu_emulated_test_contracts
+emulated=gpu_emulated_test_adamw
 [ -x "$build/tests/$emulated" ] || { echo "skipped: the emulation is not built"; exit 77; }
 mkdir -p "$work/tools" "$work/build/tests"
 tools=$PATH:$work/tools

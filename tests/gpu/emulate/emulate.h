@@ -20,9 +20,9 @@ bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit)
 /* From here on accesses of kernels to this memory are watched for races, until it is forgotten; `shared`: a block's. */
 void ht_emulated_watch(const void *start, size_t bytes, bool shared);
 void ht_emulated_forget(const void *start);
-/* What orders them: a launch begins or ends; its next block begins; a thread of it runs, on this stack, whose warp
+/* What orders them: a launch begins, or has ended (NULL); its next block begins; a thread of it runs, on this stack, whose warp
  * has so many __syncwarp behind it; all threads of the block have reached a barrier. */
-void ht_emulated_race_launch(bool begins);
+void ht_emulated_race_launch(const ht_emulated_launch *launch);
 void ht_emulated_race_block(void);
 void ht_emulated_race_thread(int thread, const void *stack, uint32_t syncs);
 void ht_emulated_race_barrier(void);

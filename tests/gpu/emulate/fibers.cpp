@@ -459,7 +459,7 @@ static void set_up(const ht_emulated_launch *launch, size_t shared_limit) {
 
 bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit) {
     set_up(launch, shared_limit);
-    ht_emulated_race_launch(true);
+    ht_emulated_race_launch(launch);
     uint64_t blocks = (uint64_t)gridDim.x * gridDim.y * gridDim.z;
     for (uint64_t i = 0; i < blocks && !m.failed; i++) {
         uint64_t b = m.descending ? blocks - 1 - i : i;
@@ -467,7 +467,7 @@ bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit)
                     (unsigned)(b / gridDim.x / gridDim.y)};
         run_block();
     }
-    ht_emulated_race_launch(false);
+    ht_emulated_race_launch(NULL);
     ht_emulated_forget(m.dynamic);
     free(m.dynamic);
     for (shared_block &b : m.shared) {
