@@ -102,10 +102,14 @@ __device__ __forceinline__ ht_warp_rows<MT> ht_warp_rows_of(int row, int rows, i
 template <typename T> struct ht_page_rows {
     T *data;
     int kv_heads, block_size, width;
-    __device__ __forceinline__ T *at(const int32_t *blocks, int kv_head, unsigned position) const {
+    /* Its row of [blocks, kv_heads, block_size] rows; there are less than 2^32, 0.5 TB at width 64. */
+    __device__ __forceinline__ uint32_t row(const int32_t *blocks, int kv_head, unsigned position) const {
         unsigned size = (unsigned)block_size;
-        int64_t block = blocks[position / size];
-        return data + ((block * kv_heads + kv_head) * size + position % size) * width;
+        unsigned block = (unsigned)blocks[position / size];
+        return (block * (unsigned)kv_heads + (unsigned)kv_head) * size + position % size;
+    }
+    __device__ __forceinline__ T *at(const int32_t *blocks, int kv_head, unsigned position) const {
+        return data + (int64_t)row(blocks, kv_head, position) * width;
     }
 };
 

@@ -136,6 +136,47 @@ static __device__ __forceinline__ void leave(const cached_arguments &a, const fl
     }
 }
 
+/*
+ * Where a tile's keys lie in their pages, and its values in theirs. A place costs a division and a look into the block
+ * table: a lane does it for all 16-byte chunks of a row. A warp's rows are those that it brings, a few at a time.
+ */
+template <int D, int WARPS> struct tile_places {
+    static constexpr int CHUNKS = D / 8, TOGETHER = 32 / CHUNKS, ROWS = KEYS / WARPS;
+    static constexpr int OF_LANE = (ROWS + 31) / 32, OF_LANES = ROWS < 32 ? ROWS : 32;
+    /* of the warp, until chunks are permuted as before (ht_spot) */
+    static constexpr int TURN = TOGETHER * WARPS < 8 ? 8 / WARPS : TOGETHER;
+    uint32_t place[OF_LANE]; /* of the warp's row 32 i + lane */
+    int there;               /* rows of the tile; zeros stand behind them */
+
+    /* In the tile; the rows that all warps bring together follow on each other. */
+    static __device__ __forceinline__ int tile_row(int row) {
+        return (row / TOGETHER * WARPS + (int)threadIdx.x / 32) * TOGETHER + row % TOGETHER;
+    }
+    __device__ __forceinline__ void find(const cached_arguments &a, const int32_t *blocks, int first, int end) {
+        there = end - first;
+#pragma unroll
+        for (int i = 0; i < OF_LANE; i++) {
+            int row = i * 32 + (int)threadIdx.x % 32, at = tile_row(row);
+            place[i] = row < ROWS && at < there ? a.keys.row(blocks, (int)blockIdx.y, (unsigned)(first + at)) : 0;
+        }
+    }
+    __device__ __forceinline__ void bring(ht_bf16 *tile, const ht_bf16 *pages) const {
+        int among = (int)threadIdx.x % 32 / CHUNKS, chunk = (int)threadIdx.x % CHUNKS, left = there;
+#pragma unroll
+        for (int i = 0; i < OF_LANE; i++) {
+#pragma unroll 1 /* all at once, their addresses would take the registers that the sums need */
+            for (int lane = 0; lane < OF_LANES; lane += TURN, tile += TURN * WARPS * D, left -= TURN * WARPS) {
+#pragma unroll
+                for (int row = 0; row < TURN; row += TOGETHER) {
+                    int at = tile_row(row) + among;
+                    uint32_t from = __shfl_sync(HT_ALL_LANES, place[i], lane + row + among);
+                    ht_copy_async(ht_spot<D>(tile, at, chunk), pages + (int64_t)from * D + chunk * 8, at < left ? 16 : 0);
+                }
+            }
+        }
+    }
+};
+
 template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS) attend(cached_arguments a) {
     constexpr int THREADS = 32 * WARPS, ROWS = WARPS * WARP_ROWS;
     HT_DYNAMIC_SHARED(ht_bf16, q_tile);
@@ -154,8 +195,6 @@ template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS)
     if ((rows <= FEW_ROWS) != a.few || rows == 0 || begin >= end) return;
     const ht_head_rows<const ht_bf16> q = ht_rows_of(a.q, a.q_stride, w.start, kv_head, a.group, D);
     const int32_t *blocks = a.batch.block_tables + w.sequence * a.batch.max_blocks;
-    auto key_row = [&](int key) { return key < end ? a.keys.at(blocks, kv_head, (unsigned)key) : NULL; };
-    auto value_row = [&](int key) { return key < end ? a.values.at(blocks, kv_head, (unsigned)key) : NULL; };
     const ht_warp_rows<1> own =
         ht_warp_rows_of<1>(w.first + (int)threadIdx.x / 32 * WARP_ROWS, rows, a.group, past);
 
@@ -163,13 +202,15 @@ template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS)
     float sums[1][D / 8][4] = {}, out[1][D / 8][4] = {}; /* of all chunks, of this one */
     ht_softmax<1> state;
     ht_softmax_begin(state);
+    tile_places<D, WARPS> places;
+    places.find(a, blocks, begin, end);
     bring_q<ROWS, D, THREADS>(q_tile, a, q, w.first, rows);
-    ht_bring<KEYS, D, THREADS>(k_tile, a.keys.data, [&](int row) { return key_row(begin + row); });
+    places.bring(k_tile, a.keys.data);
     ht_copy_commit();
     for (int key = begin; key < end; key += KEYS) {
         ht_copy_wait<0>();
         __syncthreads(); /* the keys have come for all, and all are done with the values before */
-        ht_bring<KEYS, D, THREADS>(v_tile, a.values.data, [&](int row) { return value_row(key + row); });
+        places.bring(v_tile, a.values.data);
         ht_copy_commit();
         ht_left<1, KEYS / 8> weights;
         if (key < own.keys) {
@@ -181,8 +222,10 @@ template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS)
         }
         ht_copy_wait<0>();
         __syncthreads(); /* the values have come for all, and all are done with these keys */
-        if (key + KEYS < end)
-            ht_bring<KEYS, D, THREADS>(k_tile, a.keys.data, [&](int row) { return key_row(key + KEYS + row); });
+        if (key + KEYS < end) {
+            places.find(a, blocks, key + KEYS, end);
+            places.bring(k_tile, a.keys.data);
+        }
         ht_copy_commit();
         if (key >= own.keys) continue;
         ht_left_by_rows<1, KEYS / 8, D>(out, weights, v_tile);
