@@ -77,7 +77,7 @@ static void cuda_release(void *owner, void *block, size_t bytes) {
     cudaFree(block);
 }
 
-/* Scratch memory: partial sums of products and of attention over the cache are at most 52 MiB (132 multiprocessors) and
+/* Scratch memory: partial sums of products and of attention over the cache are at most 58 MiB (132 multiprocessors) and
  * 64 MiB; what the others take grows with the tokens of a pass or the vocabulary, to some 16 MiB for 65,536 tokens of 32
  * heads. Beside it what the driver needs for kernels, ours and cuBLASLt's, once they are loaded: some hundreds of MiB. */
 enum { SCRATCH_BYTES = 64 << 20, CODE_BYTES = 448 << 20 };

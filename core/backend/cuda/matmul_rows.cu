@@ -8,34 +8,34 @@
  * same instructions whatever the tile is made of, so neither M nor the other rows can change it.
  * f32 (the reference mode), and bf16 whose w is not aligned: a warp a column, eight rows at a time.
  *
- * Launch   bf16: 256 threads, 3 or 4 stages of 64 columns of w and x in shared memory, (128 + BM) * 128 B each: three
- *          blocks a multiprocessor up to 64 rows of x, then two.
+ * Launch   bf16: 256 threads, from 65 rows of x on 128, so that each of their warps has 64 by 64 elements and reads each
+ *          fragment once for eight products; 3 to 5 stages of 64 columns of w and x in shared memory, (128 + BM) * 128 B
+ *          each, at most 96 KiB: two blocks a multiprocessor. As few slices as give nearly every multiprocessor a block.
  *          f32: 256 threads, a warp a column.
- * Traffic  w once for every 128 rows of x, x once for every 128 columns of y (caches); partial sums: 8 bytes an
+ * Traffic  w once for every 512 rows of x, x once for every 128 columns of y (caches); partial sums: 8 bytes an
  *          element of y and slice. Memory-bound up to some 100 rows: bytes(w) over bandwidth.
  * Fused    add.
  * Measured not yet.
  */
-#include "core/backend/cuda/mma.h"
+#include "core/backend/cuda/tile.h"
 
 enum {
     TILE_N = 128, /* rows of w a block */
     TILE_K = 64,  /* columns of w and x a stage: 128 bytes, 8 chunks of 16 */
     CHUNKS = 8,
-    THREADS = 256,
     MOST_SLICES = 16,
     LEAST_STEPS = 4,    /* stages a slice */
-    ROWS_TOGETHER = 256 /* of x a launch: bounds the memory of the partial sums */
+    ROWS_TOGETHER = 512 /* of x a launch: bounds the memory of the partial sums */
 };
 
 struct tile_arguments {
     const ht_bf16 *x, *w;
     void *y;
     const void *add; /* of y's dtype and shape; NULL: nothing */
-    float *partial;  /* [tiles, slices, accumulators of a thread, THREADS] */
+    float4 *partial; /* [tiles, slices, accumulators of a thread / 4, threads] */
     unsigned *tickets;
     int64_t x_stride, w_stride, y_stride, add_stride;
-    int M, N, K, slices, steps, steps_a_slice;
+    int M, N, K, row_blocks, slices, steps, steps_a_slice;
     bool x_aligned, bf16_out;
 };
 
@@ -51,113 +51,110 @@ static __device__ __forceinline__ void put(void *y, int64_t y_stride, const void
     }
 }
 
-/* Chunk `chunk` of row `row` of a stage: the chunks of a row are permuted by its number, so that eight rows' chunks of
- * one column lie in different banks. */
-static __device__ __forceinline__ ht_bf16 *place(ht_bf16 *tile, int row, int chunk) {
-    return tile + row * TILE_K + (chunk ^ row % CHUNKS) * 8;
+/* A thread's part of one matrix's stages: a chunk of some rows. */
+struct stage_source {
+    const ht_bf16 *at; /* in the next stage */
+    int64_t stride;
+    int row, chunk, rows, cols; /* the first row; how many rows the matrix has, and columns from `at` on */
+};
+
+static __device__ __forceinline__ stage_source source_of(const ht_bf16 *matrix, int64_t stride, int first, int rows, int k,
+                                                         int cols) {
+    int row = (int)threadIdx.x / CHUNKS, chunk = (int)threadIdx.x % CHUNKS;
+    return {matrix + (first + row) * stride + k + chunk * 8, stride, row, chunk, rows - first, cols - k - chunk * 8};
 }
 
-/* Begins to bring rows [first, first + rows) of a matrix, columns [k, k + TILE_K), zeros outside of it. */
-static __device__ __forceinline__ void bring(ht_bf16 *tile, const ht_bf16 *from, int64_t stride, int first, int rows,
-                                             int most, int k, int K, bool aligned) {
-    for (int i = (int)threadIdx.x; i < rows * CHUNKS; i += THREADS) {
-        int row = i / CHUNKS, chunk = i % CHUNKS, col = k + chunk * 8;
-        bool inside = first + row < most && col < K; /* K is a multiple of 8 */
-        ht_bf16 *to = place(tile, row, chunk);
-        const ht_bf16 *source = inside ? from + (first + row) * stride + col : from;
+/* Begins to bring ROWS rows of the next stage, zeros outside of the matrix. */
+template <int ROWS, int THREADS>
+static __device__ __forceinline__ void bring(ht_bf16 *tile, stage_source &s, bool aligned) {
+#pragma unroll
+    for (int i = 0; i < ROWS; i += THREADS / CHUNKS) {
+        int row = s.row + i;
+        if (ROWS < THREADS / CHUNKS && row >= ROWS) continue;
+        bool inside = row < s.rows && s.cols > 0; /* a matrix has a multiple of 8 columns */
+        ht_bf16 *to = ht_spot<TILE_K>(tile, row, s.chunk);
+        const ht_bf16 *from = s.at + i * s.stride;
         if (aligned) {
-            ht_copy_async(to, source, inside ? 16 : 0);
+            ht_copy_async(to, from, inside ? 16 : 0);
         } else {
             uint32_t pairs[4] = {0, 0, 0, 0};
             for (int p = 0; p < 4 && inside; p++)
-                pairs[p] = ht_pair(__bfloat162float(source[2 * p]), __bfloat162float(source[2 * p + 1]));
+                pairs[p] = ht_pair(__bfloat162float(from[2 * p]), __bfloat162float(from[2 * p + 1]));
             *reinterpret_cast<uint4 *>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
         }
     }
+    s.at += TILE_K;
+    s.cols -= TILE_K;
 }
 
-/* BM rows of x, over WARPS_M warps; the other 8 / WARPS_M share the columns of y. */
-template <int BM, int WARPS_M, int STAGES>
-static __global__ void __launch_bounds__(THREADS) rows_product(tile_arguments a) {
-    constexpr int WARPS_N = 8 / WARPS_M;
+/* BM rows of x, over WARPS_M warps, by TILE_N columns of y, over WARPS_N. */
+template <int BM, int WARPS_M, int WARPS_N, int STAGES>
+static __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N, 2) rows_product(tile_arguments a) {
+    constexpr int THREADS = 32 * WARPS_M * WARPS_N;
     constexpr int NT = TILE_N / WARPS_N / 16; /* of a warp: tiles of 16 columns of y */
     constexpr int MT = BM / WARPS_M / 8;      /* by 8 rows */
     constexpr int STAGE = (TILE_N + BM) * TILE_K;
     HT_DYNAMIC_SHARED(ht_bf16, stages);
     HT_SHARED(unsigned, ticket, [1]);
     int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int n0 = (int)blockIdx.x * TILE_N, m0 = (int)blockIdx.y * BM;
+    int n0 = (int)blockIdx.x / a.row_blocks * TILE_N, m0 = (int)blockIdx.x % a.row_blocks * BM;
     int warp_n = warp % WARPS_N * NT * 16, warp_m = warp / WARPS_N * MT * 8;
-    int step0 = (int)blockIdx.z * a.steps_a_slice;
+    int step0 = (int)blockIdx.y * a.steps_a_slice;
     int steps = a.steps - step0 < a.steps_a_slice ? a.steps - step0 : a.steps_a_slice;
+    stage_source w = source_of(a.w, a.w_stride, n0, a.N, step0 * TILE_K, a.K);
+    stage_source x = source_of(a.x, a.x_stride, m0, a.M, step0 * TILE_K, a.K);
+    auto bring_stage = [&](int stage) {
+        ht_bf16 *tile = stages + stage * STAGE;
+        bring<TILE_N, THREADS>(tile, w, true);
+        bring<BM, THREADS>(tile + TILE_N * TILE_K, x, a.x_aligned);
+    };
 
     float sums[NT][MT][4] = {};
-#pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        if (s < steps) {
-            ht_bf16 *tile = stages + s * STAGE;
-            bring(tile, a.w, a.w_stride, n0, TILE_N, a.N, (step0 + s) * TILE_K, a.K, true);
-            bring(tile + TILE_N * TILE_K, a.x, a.x_stride, m0, BM, a.M, (step0 + s) * TILE_K, a.K, a.x_aligned);
-        }
+        if (s < steps) bring_stage(s);
         ht_copy_commit();
     }
+    int now = 0, free = STAGES - 1; /* stages: worked on; nobody's */
     for (int step = 0; step < steps; step++) {
         ht_copy_wait<STAGES - 2>();
         __syncthreads(); /* this stage has come for all, and all are done with the one before it */
-        int next = step + STAGES - 1;
-        if (next < steps) {
-            ht_bf16 *tile = stages + next % STAGES * STAGE;
-            bring(tile, a.w, a.w_stride, n0, TILE_N, a.N, (step0 + next) * TILE_K, a.K, true);
-            bring(tile + TILE_N * TILE_K, a.x, a.x_stride, m0, BM, a.M, (step0 + next) * TILE_K, a.K, a.x_aligned);
-        }
+        if (step + STAGES - 1 < steps) bring_stage(free);
         ht_copy_commit();
-        ht_bf16 *w_tile = stages + step % STAGES * STAGE, *x_tile = w_tile + TILE_N * TILE_K;
-#pragma unroll
-        for (int k = 0; k < TILE_K / 16; k++) {
-            uint32_t w[NT][4], x[MT / 2][4];
-#pragma unroll
-            for (int i = 0; i < NT; i++) /* matrices: rows 0..7, 8..15, then the same of the next 8 columns */
-                ht_ldmatrix(w[i], place(w_tile, warp_n + i * 16 + lane % 16, 2 * k + lane / 16));
-#pragma unroll
-            for (int i = 0; i < MT / 2; i++) /* matrices: columns 0..7, 8..15, then the same of the next 8 rows */
-                ht_ldmatrix(x[i], place(x_tile, warp_m + i * 16 + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
-#pragma unroll
-            for (int i = 0; i < NT; i++) {
-#pragma unroll
-                for (int j = 0; j < MT; j++) {
-                    const uint32_t pair[2] = {x[j / 2][j % 2 * 2], x[j / 2][j % 2 * 2 + 1]};
-                    ht_mma(sums[i][j], w[i], pair);
-                }
-            }
-        }
+        const ht_bf16 *w_tile = stages + now * STAGE, *x_tile = w_tile + TILE_N * TILE_K;
+        ht_rows_by_rows<NT, MT, TILE_K>(sums, w_tile + warp_n * TILE_K, x_tile + warp_m * TILE_K);
+        free = now;
+        now = now + 1 == STAGES ? 0 : now + 1;
     }
 
     if (a.slices > 1) {
-        int64_t tile = blockIdx.y * (int64_t)gridDim.x + blockIdx.x;
-        int64_t slice_size = (int64_t)NT * MT * 4 * THREADS;
-        float *partial = a.partial + tile * a.slices * slice_size + threadIdx.x;
-        float *own = partial + blockIdx.z * slice_size;
+        constexpr int slice_size = NT * MT * THREADS;
+        float4 *partial = a.partial + (int64_t)blockIdx.x * a.slices * slice_size + threadIdx.x;
+        float4 *own = partial + (int64_t)blockIdx.y * slice_size;
         int rows = a.M - m0 - warp_m - lane % 4 * 2; /* those that x has, counted from this lane's first */
 #pragma unroll
-        for (int i = 0; i < NT * MT * 4; i++)
-            if (i / 4 % MT * 8 + i % 2 < rows) own[i * THREADS] = sums[i / 4 / MT][i / 4 % MT][i % 4];
+        for (int i = 0; i < NT * MT; i++)
+            if (i % MT * 8 < rows) ht_store(reinterpret_cast<float *>(own + i * THREADS), sums[i / MT][i % MT]);
         __syncthreads();
         if (threadIdx.x == 0) { /* between two barriers, one thread's fences are for what the whole block writes and reads */
             __threadfence();
-            ticket[0] = atomicAdd(a.tickets + tile, 1u);
+            ticket[0] = atomicAdd(a.tickets + blockIdx.x, 1u);
             __threadfence();
         }
         __syncthreads();
         if (ticket[0] != (unsigned)a.slices - 1) return; /* another block will add up */
-        if (threadIdx.x == 0) a.tickets[tile] = 0;
+        if (threadIdx.x == 0) a.tickets[blockIdx.x] = 0;
 #pragma unroll
         for (int i = 0; i < NT * MT * 4; i++)
             sums[i / 4 / MT][i / 4 % MT][i % 4] = 0;
-        for (int s = 0; s < a.slices; s++) {
+#pragma unroll(NT *MT < 8 ? 8 / (NT * MT) : 1) /* eight reads under way */
+        for (int s = 0; s < a.slices; s++, partial += slice_size) {
 #pragma unroll
-            for (int i = 0; i < NT * MT * 4; i++)
-                if (i / 4 % MT * 8 + i % 2 < rows)
-                    sums[i / 4 / MT][i / 4 % MT][i % 4] += __ldcg(partial + s * slice_size + i * THREADS);
+            for (int i = 0; i < NT * MT; i++) {
+                if (i % MT * 8 >= rows) continue;
+                float4 add = __ldcg(partial + i * THREADS);
+                float(&sum)[4] = sums[i / MT][i % MT];
+                sum[0] += add.x, sum[1] += add.y, sum[2] += add.z, sum[3] += add.w;
+            }
         }
     }
 
@@ -174,29 +171,31 @@ static __global__ void __launch_bounds__(THREADS) rows_product(tile_arguments a)
     }
 }
 
-template <int BM, int WARPS_M, int STAGES>
+/* Blocks that share a tile of w follow on each other, so that it comes from memory once. */
+template <int BM, int WARPS_M, int WARPS_N, int STAGES>
 static ht_status launch_tiles(ht_backend *be, tile_arguments a, ht_error *err) {
     const ht_cuda *cuda = ht_cuda_of(be);
     int64_t shared = (int64_t)STAGES * (TILE_N + BM) * TILE_K * (int64_t)sizeof(ht_bf16);
-    dim3 grid((unsigned)ht_ceil_div(a.N, TILE_N), (unsigned)ht_ceil_div(a.M, BM), (unsigned)a.slices);
+    a.row_blocks = (int)ht_ceil_div(a.M, BM);
+    dim3 grid((unsigned)(ht_ceil_div(a.N, TILE_N) * a.row_blocks), (unsigned)a.slices);
     if (a.slices > 1) {
         void *scratch = NULL;
-        size_t tiles = (size_t)grid.x * grid.y;
-        HT_CHECK(ht_cuda_scratch(be, tiles * (size_t)a.slices * TILE_N * BM * sizeof(float), &scratch, err));
-        a.partial = (float *)scratch;
+        HT_CHECK(ht_cuda_scratch(be, (size_t)grid.x * grid.y * TILE_N * BM * sizeof(float), &scratch, err));
+        a.partial = (float4 *)scratch;
         a.tickets = cuda->tickets;
     }
-    HT_CHECK(ht_cuda_allow_shared((const void *)rows_product<BM, WARPS_M, STAGES>, shared, err));
-    HT_LAUNCH((rows_product<BM, WARPS_M, STAGES>), grid, dim3(THREADS), shared, cuda->stream, a);
+    HT_CHECK(ht_cuda_allow_shared((const void *)rows_product<BM, WARPS_M, WARPS_N, STAGES>, shared, err));
+    HT_LAUNCH((rows_product<BM, WARPS_M, WARPS_N, STAGES>), grid, dim3(32 * WARPS_M * WARPS_N), shared, cuda->stream, a);
     return ht_cuda_launched("matmul_rows", err);
 }
 
-/* As many slices, a power of two, as give two multiprocessors three blocks: all run at once. From w's shape alone. */
+/* As few slices, a power of two, as give seven of eight multiprocessors a block: its stages keep enough of w under way, and
+ * partial sums are traffic, too. From w's shape alone. */
 static void cut(const ht_cuda *cuda, tile_arguments *a) {
     int64_t tiles = ht_ceil_div(a->N, TILE_N);
     a->steps = (int)ht_ceil_div(a->K, TILE_K);
     a->slices = 1;
-    while (a->slices < MOST_SLICES && 2 * tiles * a->slices < 3 * cuda->multiprocessors &&
+    while (a->slices < MOST_SLICES && 8 * tiles * a->slices < 7 * cuda->multiprocessors &&
            a->steps >= 2 * a->slices * LEAST_STEPS)
         a->slices *= 2;
     a->steps_a_slice = (int)ht_ceil_div(a->steps, a->slices);
@@ -212,15 +211,15 @@ static ht_status tiles(ht_backend *be, ht_tensor *y, const ht_tensor *x, const h
     if (add) a.add = add->data, a.add_stride = add->stride;
     a.M = (int)x->rows, a.N = (int)w->rows, a.K = (int)w->cols;
     cut(ht_cuda_of(be), &a);
-    if (a.M <= 16) return launch_tiles<16, 1, 4>(be, a, err);
-    if (a.M <= 32) return launch_tiles<32, 1, 4>(be, a, err);
-    if (a.M <= 64) return launch_tiles<64, 2, 3>(be, a, err);
-    return launch_tiles<128, 2, 3>(be, a, err);
+    if (a.M <= 16) return launch_tiles<16, 1, 8, 5>(be, a, err);
+    if (a.M <= 32) return launch_tiles<32, 1, 8, 4>(be, a, err);
+    if (a.M <= 64) return launch_tiles<64, 2, 4, 4>(be, a, err);
+    return launch_tiles<128, 2, 2, 3>(be, a, err);
 }
 
 /* --- f32, and what is not aligned -------------------------------------------------------------------------- */
 
-enum { ROWS = 8, WARPS = THREADS / 32 };
+enum { ROWS = 8, THREADS = 256, WARPS = THREADS / 32 };
 
 template <typename T> struct plain_arguments {
     const T *x, *w;
