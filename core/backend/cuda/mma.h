@@ -1,6 +1,6 @@
 /*
- * mma.h: instructions of the tensor cores, of asynchronous copies and of powers, sm_80 and newer. The one place where they
- * are written; tests/gpu emulates them.
+ * mma.h: instructions of the tensor cores, of asynchronous copies, of powers and reciprocals, sm_80 and newer. The one place
+ * where they are written; tests/gpu emulates them.
  *
  * Fragments (PTX manual, "Matrix fragments for mma.m16n8k16"), of lane l with g = l / 4, t = l % 4; two bf16 a
  * register, the lower column (of A) or row (of B) in the low half:
@@ -68,6 +68,13 @@ template <int UNDER_WAY> __device__ __forceinline__ void ht_copy_wait(void) {
 __device__ __forceinline__ float ht_exp2(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* 1 / x to 2^-23 of it; 0 where it is below 2^-126. */
+__device__ __forceinline__ float ht_reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

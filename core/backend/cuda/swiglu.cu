@@ -5,12 +5,12 @@
  * Fused    the gate's sigmoid, its derivative and both products.
  * Measured not yet.
  */
-#include "core/backend/cuda/device.h"
+#include "core/backend/cuda/mma.h"
 
 enum { PACKS = 2 };
 
 static __device__ __forceinline__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
+    return ht_reciprocal(1.0f + expf(-x)); /* a true division is half of what the kernel does */
 }
 
 template <typename T, int W>

@@ -29,5 +29,9 @@ template <int UNDER_WAY> void ht_copy_wait(void) {
 static inline float ht_exp2(float x) {
     return x < -126 ? 0 : exp2f(x);
 }
+static inline float ht_reciprocal(float x) {
+    float y = 1 / x;
+    return fabsf(y) < 0x1p-126f ? 0 : y;
+}
 
 #endif
