@@ -77,7 +77,8 @@ done:
 }
 
 static double generate_limit(const work *w, const ht_profile *peaks) {
-    return (double)w->count / work_decode_seconds(w, w->count, peaks);
+    const generation *self = w->self;
+    return (double)w->count / work_decode_seconds(w, w->count, self->length + w->amount.new_tokens / 2, peaks);
 }
 
 static void generate_close(work *w) {

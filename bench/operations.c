@@ -1,25 +1,27 @@
 /*
  * Each operation by itself, many times, on the tensors of a model's layer: one sequence of the size's length, or the rows of
- * a decoding pass. Inputs stay what they are, but for sums that grow by the same each time.
+ * a decoding pass. Inputs stay what they are, but for sums that grow by the same each time. Those that memory could bound
+ * take turns among PARTS sets of rows, so that no cache of a GPU has what a call reads.
  */
 #include <stdlib.h>
 
 #include "bench/works.h"
 #include "core/base/memory.h"
 
-enum { LOGIT_ROWS = 256, MANY = 64, CALLS_TOGETHER = 32 };
+enum { LOGIT_ROWS = 256, MANY = 64, CALLS_TOGETHER = 128, PARTS = 4 };
 #define LEAST_SECONDS 0.05
 
 typedef struct operations {
     int64_t tokens, positions;  /* of the sequence; cached before a decoding pass */
-    ht_tensor x, y, dy;         /* [tokens, dim] */
-    ht_tensor qkv, dqkv;        /* [tokens, 3 dim] */
-    ht_tensor gate_up, dgate_up, ffn; /* [tokens, 2 ffn] twice, [tokens, ffn] */
+    int64_t turn;               /* counts calls: whose rows come next */
+    ht_tensor x, y, dy;         /* [PARTS tokens, dim] */
+    ht_tensor qkv, dqkv;        /* [tokens, 3 dim], [PARTS tokens, 3 dim] */
+    ht_tensor gate_up, dgate_up, ffn; /* [PARTS tokens, 2 ffn] twice, [PARTS tokens, ffn] */
     ht_tensor gain, dgain;      /* [1, dim], f32 [1, dim] */
     ht_tensor w_up, w_head;     /* [2 ffn, dim], [vocab, dim] */
     uint16_t *w_low;            /* of w_up, where that is bf16 */
     ht_tensor dw_up, dw_head;   /* f32 */
-    ht_tensor logits, dlogits;  /* [LOGIT_ROWS, vocab], f32 and the dtype */
+    ht_tensor logits, dlogits;  /* [PARTS LOGIT_ROWS, vocab], f32 and the dtype */
     ht_tensor rope;             /* f32 [tokens, head_dim] */
     float *m, *v, *rstd, *lse, *weight, *logp;
     int32_t *ids, *order, *seq_start, *starts, *past, *tables; /* backend; of one sequence, then of MANY */
@@ -60,23 +62,23 @@ static ht_status take_tensors(work *w, operations *o, ht_error *err) {
     ht_status status = HT_OK;
     const ht_llama_config *c = &w->config;
     ht_dtype dtype = ht_backend_dtype(w->be);
-    int64_t t = o->tokens, wide = 2 * c->ffn_dim;
-    HT_TRY(take(w, &o->x, dtype, t, c->dim, 1, err));
-    HT_TRY(take(w, &o->y, dtype, t, c->dim, 1, err));
-    HT_TRY(take(w, &o->dy, dtype, t, c->dim, 1e-3, err));
+    int64_t t = o->tokens, rows = PARTS * t, wide = 2 * c->ffn_dim;
+    HT_TRY(take(w, &o->x, dtype, rows, c->dim, 1, err));
+    HT_TRY(take(w, &o->y, dtype, rows, c->dim, 1, err));
+    HT_TRY(take(w, &o->dy, dtype, rows, c->dim, 1e-3, err));
     HT_TRY(take(w, &o->qkv, dtype, t, 3 * c->dim, 1, err));
-    HT_TRY(take(w, &o->dqkv, dtype, t, 3 * c->dim, 1, err));
-    HT_TRY(take(w, &o->gate_up, dtype, t, wide, 1, err));
-    HT_TRY(take(w, &o->dgate_up, dtype, t, wide, 1, err));
-    HT_TRY(take(w, &o->ffn, dtype, t, c->ffn_dim, 1, err));
+    HT_TRY(take(w, &o->dqkv, dtype, rows, 3 * c->dim, 1, err));
+    HT_TRY(take(w, &o->gate_up, dtype, rows, wide, 1, err));
+    HT_TRY(take(w, &o->dgate_up, dtype, rows, wide, 1, err));
+    HT_TRY(take(w, &o->ffn, dtype, rows, c->ffn_dim, 1, err));
     HT_TRY(take(w, &o->gain, dtype, 1, c->dim, 1, err));
     HT_TRY(take(w, &o->dgain, HT_F32, 1, c->dim, 1, err));
     HT_TRY(take(w, &o->w_up, dtype, wide, c->dim, 0.02, err));
     HT_TRY(take(w, &o->w_head, dtype, c->vocab_size, c->dim, 0.02, err));
     HT_TRY(take(w, &o->dw_up, HT_F32, wide, c->dim, 1e-3, err));
     HT_TRY(take(w, &o->dw_head, HT_F32, c->vocab_size, c->dim, 1e-3, err));
-    HT_TRY(take(w, &o->logits, HT_F32, LOGIT_ROWS, c->vocab_size, 2, err));
-    HT_TRY(take(w, &o->dlogits, dtype, LOGIT_ROWS, c->vocab_size, 1, err));
+    HT_TRY(take(w, &o->logits, HT_F32, PARTS * LOGIT_ROWS, c->vocab_size, 2, err));
+    HT_TRY(take(w, &o->dlogits, dtype, PARTS * LOGIT_ROWS, c->vocab_size, 1, err));
     HT_TRY(take(w, &o->rope, HT_F32, t, c->head_dim, 0, err)); /* by the angle 0, so that lengths stay as they are */
     HT_TRY(ht_arena_take(&w->arena, HT_MEMORY_WORKSPACE, (size_t)(wide * c->dim) * sizeof *o->w_low, &o->w_low, err));
     HT_TRY(take_floats(w, &o->m, wide * c->dim, 1e-3, err));
@@ -153,19 +155,28 @@ static void operations_close(work *w) {
 
 /* --- the calls -------------------------------------------------------------------------------------------- */
 
+/* Of a tensor of so many sets of rows, the call's. */
+static ht_tensor part(const operations *o, ht_tensor all) {
+    int64_t rows = all.rows / PARTS;
+    return ht_tensor_rows(all, o->turn % PARTS * rows, rows);
+}
+
 #define CALL(name) static ht_status name(work *w, operations *o, int64_t n, ht_error *err)
 
 CALL(product_forward) {
     (void)n;
-    return ht_matmul_forward(w->be, &o->gate_up, &o->x, &o->w_up, NULL, err);
+    ht_tensor y = part(o, o->gate_up), x = part(o, o->x);
+    return ht_matmul_forward(w->be, &y, &x, &o->w_up, NULL, err);
 }
 CALL(product_backward_data) {
     (void)n;
-    return ht_matmul_backward_data(w->be, &o->y, &o->gate_up, &o->w_up, err);
+    ht_tensor dx = part(o, o->y), dy = part(o, o->gate_up);
+    return ht_matmul_backward_data(w->be, &dx, &dy, &o->w_up, err);
 }
 CALL(product_backward_weight) {
     (void)n;
-    return ht_matmul_backward_weight(w->be, &o->dw_up, &o->gate_up, &o->x, err);
+    ht_tensor dy = part(o, o->gate_up), x = part(o, o->x);
+    return ht_matmul_backward_weight(w->be, &o->dw_up, &dy, &x, err);
 }
 CALL(product_rows) {
     ht_tensor y = ht_tensor_rows(o->gate_up, 0, n), x = ht_tensor_rows(o->x, 0, n);
@@ -181,32 +192,33 @@ CALL(attention_forward) {
     ht_attention_shape shape = sequence(w, o);
     int64_t dim = w->config.dim;
     ht_tensor q = ht_tensor_columns(o->qkv, 0, dim), k = ht_tensor_columns(o->qkv, dim, dim);
-    ht_tensor v = ht_tensor_columns(o->qkv, 2 * dim, dim);
-    return ht_attention_forward(w->be, &o->y, o->lse, &q, &k, &v, &shape, err);
+    ht_tensor v = ht_tensor_columns(o->qkv, 2 * dim, dim), out = part(o, o->y);
+    return ht_attention_forward(w->be, &out, o->lse, &q, &k, &v, &shape, err);
 }
 CALL(attention_backward) {
     (void)n;
     ht_attention_shape shape = sequence(w, o);
     int64_t dim = w->config.dim;
     ht_tensor q = ht_tensor_columns(o->qkv, 0, dim), k = ht_tensor_columns(o->qkv, dim, dim);
-    ht_tensor v = ht_tensor_columns(o->qkv, 2 * dim, dim), dq = ht_tensor_columns(o->dqkv, 0, dim);
-    ht_tensor dk = ht_tensor_columns(o->dqkv, dim, dim), dv = ht_tensor_columns(o->dqkv, 2 * dim, dim);
-    const ht_attention_backward_args args = {&dq, &dk, &dv, &o->dy, &q, &k, &v, &o->y, o->lse};
+    ht_tensor v = ht_tensor_columns(o->qkv, 2 * dim, dim), dqkv = part(o, o->dqkv), dq = ht_tensor_columns(dqkv, 0, dim);
+    ht_tensor dk = ht_tensor_columns(dqkv, dim, dim), dv = ht_tensor_columns(dqkv, 2 * dim, dim);
+    ht_tensor dout = part(o, o->dy), out = part(o, o->y);
+    const ht_attention_backward_args args = {&dq, &dk, &dv, &dout, &q, &k, &v, &out, o->lse};
     return ht_attention_backward(w->be, &args, &shape, err);
 }
 CALL(attention_cached) {
-    int64_t dim = w->config.dim;
+    int64_t dim = w->config.dim, table = o->turn % (MANY - n + 1) * o->max_blocks; /* the first sequence's */
     const ht_cached_shape shape = {.heads = w->config.n_heads,
                                    .kv_heads = w->config.n_kv_heads,
                                    .head_dim = w->config.head_dim,
                                    .sequences = n,
                                    .seq_start = o->starts,
                                    .past = o->past,
-                                   .block_tables = o->tables,
+                                   .block_tables = o->tables + table,
                                    .max_blocks = o->max_blocks,
                                    .seq_start_host = o->starts_host,
                                    .past_host = o->past_host,
-                                   .block_tables_host = o->tables_host};
+                                   .block_tables_host = o->tables_host + table};
     ht_tensor rows = ht_tensor_rows(o->dqkv, 0, n), out = ht_tensor_rows(o->y, 0, n);
     ht_tensor q = ht_tensor_columns(rows, 0, dim), k = ht_tensor_columns(rows, dim, dim);
     ht_tensor v = ht_tensor_columns(rows, 2 * dim, dim);
@@ -214,37 +226,44 @@ CALL(attention_cached) {
 }
 CALL(embedding_forward) {
     (void)n;
-    return ht_embedding_forward(w->be, &o->y, &o->w_head, o->ids, err);
+    ht_tensor y = part(o, o->y);
+    return ht_embedding_forward(w->be, &y, &o->w_head, o->ids, err);
 }
 CALL(embedding_backward) {
     (void)n;
-    return ht_embedding_backward(w->be, &o->dw_head, &o->dy, o->ids, err);
+    ht_tensor dy = part(o, o->dy);
+    return ht_embedding_backward(w->be, &o->dw_head, &dy, o->ids, err);
 }
 CALL(norm_forward) {
     (void)n;
-    return ht_rms_norm_forward(w->be, &o->y, o->rstd, &o->x, &o->gain, 1e-5f, err);
+    ht_tensor y = part(o, o->y), x = part(o, o->x);
+    return ht_rms_norm_forward(w->be, &y, o->rstd, &x, &o->gain, 1e-5f, err);
 }
 CALL(norm_backward) {
     (void)n;
-    return ht_rms_norm_backward(w->be, &o->y, &o->dgain, &o->dy, &o->x, o->rstd, &o->gain, err);
+    ht_tensor dx = part(o, o->y), dy = part(o, o->dy), x = part(o, o->x);
+    return ht_rms_norm_backward(w->be, &dx, &o->dgain, &dy, &x, o->rstd, &o->gain, err);
 }
 CALL(rotation) {
     (void)n;
-    ht_tensor q_and_k = ht_tensor_columns(o->dqkv, 0, 2 * w->config.dim);
+    ht_tensor q_and_k = ht_tensor_columns(part(o, o->dqkv), 0, 2 * w->config.dim);
     return ht_rope(w->be, &q_and_k, 2 * w->config.n_heads, w->config.head_dim, o->order, &o->rope, +1, err);
 }
 CALL(swiglu_forward) {
     (void)n;
-    return ht_swiglu_forward(w->be, &o->ffn, &o->gate_up, err);
+    ht_tensor y = part(o, o->ffn), gate_up = part(o, o->gate_up);
+    return ht_swiglu_forward(w->be, &y, &gate_up, err);
 }
 CALL(swiglu_backward) {
     (void)n;
-    return ht_swiglu_backward(w->be, &o->dgate_up, &o->ffn, &o->gate_up, err);
+    ht_tensor dgate_up = part(o, o->dgate_up), dy = part(o, o->ffn), gate_up = part(o, o->gate_up);
+    return ht_swiglu_backward(w->be, &dgate_up, &dy, &gate_up, err);
 }
 CALL(token_loss) {
     const ht_token_loss loss = {.kind = HT_TOKEN_LOSS_NLL, .weight = o->weight};
     (void)n;
-    return ht_token_loss_forward(w->be, &o->logits, &o->dlogits, o->ids, o->logp, NULL, &loss, err);
+    ht_tensor logits = part(o, o->logits), dlogits = part(o, o->dlogits);
+    return ht_token_loss_forward(w->be, &logits, &dlogits, o->ids, o->logp, NULL, &loss, err);
 }
 CALL(update) {
     const ht_adamw_args args = {.lr = 1e-5, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-5, .grad_scale = 1, .step = 1};
@@ -259,16 +278,18 @@ CALL(sum_squares) {
 CALL(sample) {
     int32_t tokens[LOGIT_ROWS];
     float logp[LOGIT_ROWS];
-    ht_tensor rows = ht_tensor_rows(o->logits, 0, n);
+    ht_tensor rows = ht_tensor_rows(part(o, o->logits), 0, n);
     return ht_sample(w->be, &rows, o->settings, tokens, logp, err);
 }
 CALL(gather) {
     (void)n;
-    return ht_gather_rows(w->be, &o->y, &o->x, o->order, err);
+    ht_tensor y = part(o, o->y), x = part(o, o->x);
+    return ht_gather_rows(w->be, &y, &x, o->order, err);
 }
 CALL(copy) {
     (void)n;
-    return ht_copy(w->be, &o->y, &o->x, err);
+    ht_tensor y = part(o, o->y), x = part(o, o->x);
+    return ht_copy(w->be, &y, &x, err);
 }
 
 /* --- measuring -------------------------------------------------------------------------------------------- */
@@ -291,7 +312,7 @@ static ht_status measure(work *w, const entry *e, ht_error *err) {
     const ht_profile_line before = *line;
     while (line->seconds - before.seconds < LEAST_SECONDS) {
         HT_TRY(ht_profile_together(w->be, err));
-        for (int i = 0; i < CALLS_TOGETHER; i++)
+        for (int i = 0; i < CALLS_TOGETHER; i++, o->turn++)
             HT_TRY(e->call(w, o, n, err));
         HT_TRY(ht_profile_apart(w->be, e->operation, err));
     }

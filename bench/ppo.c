@@ -124,7 +124,7 @@ static double ppo_limit(const work *w, const ht_profile *peaks) {
     int64_t new_tokens = w->amount.new_tokens, length = w->amount.prompt + new_tokens;
     double tokens = (double)(w->count * length), responses = (double)(w->count * new_tokens);
     double flop = (5 + 2 * 3) * tokens * work_layers_flop(w, length) + (2 + 3) * responses * work_head_flop(w);
-    double decoding = (double)new_tokens * work_decode_seconds(w, w->count, peaks);
+    double decoding = (double)new_tokens * work_decode_seconds(w, w->count, length - new_tokens / 2, peaks);
     return tokens / (flop / peaks->product_peak + decoding);
 }
 

@@ -177,9 +177,11 @@ double work_head_flop(const work *w) {
     return 2 * (double)(w->config.dim * w->config.vocab_size);
 }
 
-double work_decode_seconds(const work *w, int64_t count, const ht_profile *peaks) {
-    double parameters = layers_parameters(&w->config) + work_head_flop(w) / 2;
-    double reading = parameters * (double)ht_dtype_size(ht_backend_dtype(w->be)) / peaks->read_peak;
+double work_decode_seconds(const work *w, int64_t count, int64_t positions, const ht_profile *peaks) {
+    const ht_llama_config *c = &w->config;
+    double parameters = layers_parameters(c) + work_head_flop(w) / 2;
+    double cached = 2 * (double)(count * positions) * (double)(c->n_layers * c->n_kv_heads * c->head_dim);
+    double reading = (parameters + cached) * (double)ht_dtype_size(ht_backend_dtype(w->be)) / peaks->read_peak;
     double products = 2 * parameters * (double)count / peaks->product_peak;
     return reading > products ? reading : products;
 }

@@ -94,7 +94,8 @@ double work_head_flop(const work *w);
  * of bytes where these are what takes the longer at the peaks. */
 void work_print_operation(const char *name, ht_operation operation, const ht_profile_line *line, const ht_profile *peaks,
                           double all);
-/* Seconds of one new token of each of `count` sequences: the weights are read once, or the products are computed. */
-double work_decode_seconds(const work *w, int64_t count, const ht_profile *peaks);
+/* Seconds of one new token of each of `count` sequences: the weights are read once, and the keys and values of `positions`
+ * tokens of each; or the products are computed. */
+double work_decode_seconds(const work *w, int64_t count, int64_t positions, const ht_profile *peaks);
 
 #endif

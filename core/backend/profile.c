@@ -43,7 +43,7 @@ int ht_operation_is_core(ht_operation operation) {
 
 /*
  * A product that is large enough for the device's best, and memory that no cache holds. A GPU needs larger ones, and several at
- * a time: to start and wait for one takes as long as tens of megabytes.
+ * a time: to start and wait for one, as each sum does, takes as long as a hundred megabytes.
  */
 typedef struct measure {
     ht_backend *be;
@@ -53,7 +53,7 @@ typedef struct measure {
 } measure;
 
 static const measure for_host = {.bytes = 128 << 20, .rows = 1024, .cols = 2048, .depth = 1024, .together = 1};
-static const measure for_device = {.bytes = 1 << 30, .rows = 4096, .cols = 8192, .depth = 4096, .together = 8};
+static const measure for_device = {.bytes = (int64_t)4 << 30, .rows = 4096, .cols = 8192, .depth = 4096, .together = 8};
 #define MEASURE_SECONDS 0.05 /* of repeating each, after a first time that sets things up */
 
 static void *at(const measure *m, int64_t bytes) {

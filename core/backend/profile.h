@@ -98,7 +98,7 @@ typedef struct ht_profile {
 #define HT_PROFILE_OPTION(S) \
     HT_OPT_FLAG(S, profile, "profile", HT_OPTION_RESUME_SAFE, "print at the end, on stderr, how long each operation took")
 
-/* Measures the peaks in the backend's dtype (about 0.2 s; 128 MiB, on a device 1 GiB) and starts counting, from
+/* Measures the peaks in the backend's dtype (about 0.2 s; 128 MiB, on a device 4 GiB) and starts counting, from
  * zero. HT_ERR_NOMEM: no memory to measure with. */
 ht_status ht_profile_start(ht_backend *be, ht_error *err);
 /* What has been counted, valid until the backend is closed; NULL: not started. */
