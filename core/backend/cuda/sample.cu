@@ -239,7 +239,7 @@ static __device__ int choose(sample_row &r, const sample_settings &s, sample_mem
 
 /* KEPT: the row is read once, into shared memory. */
 template <bool KEPT>
-static __global__ void __launch_bounds__(MOST_THREADS)
+static __global__ void __launch_bounds__(MOST_THREADS, 1)
     sample(int32_t *__restrict__ tokens, float *__restrict__ logp, const float *__restrict__ logits, int64_t stride,
            const sample_settings *__restrict__ settings, int vocab) {
     HT_SHARED(sample_memory, memory, [1]);
