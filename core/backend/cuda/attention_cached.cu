@@ -36,6 +36,7 @@ template <typename T> struct store_arguments {
 
 /* A block a token. */
 template <typename T, int W> static __global__ void store(store_arguments<T> a) {
+    ht_begin();
     ht_work w;
     if (!ht_find_work(&w, a.batch.rows, 1, 1, blockIdx.x)) return;
     int64_t token = w.start + w.first;
@@ -60,8 +61,8 @@ static ht_status launch_store(const ht_cuda *cuda, const ht_tensor *k, const ht_
                             {(T *)pages->keys.data, kv_heads, size, width},
                             {(T *)pages->values.data, kv_heads, size, width},
                             batch};
-    HT_LAUNCH((store<T, W>), dim3(ht_work_blocks(k->rows, shape->sequences, 1, 1)),
-              dim3(ht_row_threads(k->cols / W, 1, 256)), 0, cuda->stream, a);
+    HT_LAUNCH_EARLY((store<T, W>), dim3(ht_work_blocks(k->rows, shape->sequences, 1, 1)),
+                    dim3(ht_row_threads(k->cols / W, 1, 256)), 0, cuda, a);
     return ht_cuda_launched("attention_cached", err);
 }
 
@@ -178,6 +179,7 @@ template <int D, int WARPS> struct tile_places {
 };
 
 template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS) attend(cached_arguments a) {
+    ht_begin();
     constexpr int THREADS = 32 * WARPS, ROWS = WARPS * WARP_ROWS;
     HT_DYNAMIC_SHARED(ht_bf16, q_tile);
     ht_bf16 *k_tile = q_tile + ROWS * D, *v_tile = k_tile + KEYS * D, *own_q = q_tile + threadIdx.x / 32 * WARP_ROWS * D;
@@ -256,6 +258,7 @@ template <int D, int WARPS> static __global__ void __launch_bounds__(32 * WARPS)
 
 /* A warp a row of a sequence of few: joins its chunks. */
 template <int D> static __global__ void __launch_bounds__(32 * MANY_WARPS) join_chunks(cached_arguments a) {
+    ht_begin();
     constexpr int W = D / 32;
     int lane = (int)threadIdx.x % 32;
     int64_t at = (int64_t)blockIdx.x * MANY_WARPS + threadIdx.x / 32;
@@ -289,7 +292,7 @@ template <int D, int WARPS>
 static ht_status launch(const ht_cuda *cuda, const cached_arguments &a, dim3 grid, ht_error *err) {
     int64_t shared = (WARPS * WARP_ROWS + 2 * KEYS) * D * (int64_t)sizeof(ht_bf16);
     HT_CHECK(ht_cuda_allow_shared((const void *)attend<D, WARPS>, shared, err));
-    HT_LAUNCH((attend<D, WARPS>), grid, dim3(32 * WARPS), shared, cuda->stream, a);
+    HT_LAUNCH_EARLY((attend<D, WARPS>), grid, dim3(32 * WARPS), shared, cuda, a);
     return ht_cuda_launched("attention_cached", err);
 }
 
@@ -313,7 +316,7 @@ template <int D> static ht_status launch_few(ht_backend *be, cached_arguments a,
     else
         HT_CHECK((launch<D, MANY_WARPS>(cuda, a, grid, err)));
     if (a.chunks == 1) return HT_OK;
-    HT_LAUNCH(join_chunks<D>, dim3((unsigned)ht_ceil_div(rows, MANY_WARPS)), dim3(32 * MANY_WARPS), 0, cuda->stream, a);
+    HT_LAUNCH_EARLY(join_chunks<D>, dim3((unsigned)ht_ceil_div(rows, MANY_WARPS)), dim3(32 * MANY_WARPS), 0, cuda, a);
     return ht_cuda_launched("attention_cached", err);
 }
 

@@ -232,6 +232,7 @@ static ht_status find_device(ht_cuda *cuda, int number, ht_error *err) {
                        "configure it with HALTER_CUDA_ARCHS=%d%d",
                        major, minor, cudaGetErrorString(loaded), major, minor);
     }
+    cuda->early = attributes.ptxVersion >= 90; /* kernels made for an older GPU do not wait by themselves */
     return HT_OK;
 }
 
@@ -243,6 +244,7 @@ static int wants_graphs(void) {
 
 static ht_status set_up(ht_cuda *cuda, ht_error *err) {
     cuda->records = wants_graphs();
+    cuda->early = cuda->early && cuda->records;
     HT_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     HT_CUDA(cudaMallocHost(&cuda->staging.memory, (size_t)HT_CUDA_PIECES * HT_CUDA_PIECE_BYTES));
     for (int i = 0; i < HT_CUDA_PIECES; i++)

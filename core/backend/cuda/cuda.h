@@ -40,6 +40,7 @@ typedef struct ht_cuda {
     int scratch_changes; /* how often it has become another block, which may lie where the one before it did */
     unsigned *tickets;
     struct ht_cuda_products *products;
+    int early;     /* kernels may be launched before the one before them has ended (device.h) */
     int records;   /* passes that repeat become graphs */
     int recording; /* one does now: nothing runs, nothing may wait */
 } ht_cuda;

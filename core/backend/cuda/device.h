@@ -22,6 +22,35 @@ typedef __nv_bfloat16 ht_bf16;
 /* A kernel with template arguments goes in parentheses. */
 #define HT_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                      \
     (kernel)<<<(grid), (block), (size_t)(shared_bytes), (stream)>>>(__VA_ARGS__)
+
+/*
+ * The same on the backend's stream, for the short kernels of decoding: its blocks may take their places while the kernel
+ * before it still runs. All of its threads begin with ht_begin, which waits for that one to have ended and for what it has
+ * written to be seen; so nothing but the start is early. What the kernel before reads or writes is not touched by way of
+ * `const __restrict__` pointers: the compiler may read from these at any time.
+ */
+#define HT_LAUNCH_EARLY(kernel, grid, block, shared_bytes, cuda, ...)                                                  \
+    ht_launch_early((kernel), (grid), (block), (size_t)(shared_bytes), (cuda), __VA_ARGS__)
+template <typename... P, typename... A>
+static inline void ht_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, const ht_cuda *cuda,
+                                   A... arguments) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = cuda->early;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared, config.stream = cuda->stream;
+    config.attrs = &attribute, config.numAttrs = 1;
+    (void)cudaLaunchKernelEx(&config, kernel, arguments...); /* ht_cuda_launched tells */
+}
+
+/* From here on the next kernel may be launched: the one before this has ended, so no more than two are ever there. */
+__device__ __forceinline__ void ht_begin(void) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* type name dims, in the block's shared memory: HT_SHARED(float, tile, [16][33]); */
 #define HT_SHARED(type, name, dims) __shared__ __align__(16) type name dims
 /* type *name = the shared memory that the launch has asked for */

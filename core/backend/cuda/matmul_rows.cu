@@ -25,6 +25,7 @@ enum {
     CHUNKS = 8,
     MOST_SLICES = 16,
     LEAST_STEPS = 4,    /* stages a slice */
+    STEPS_AHEAD = 8,    /* stages of w that come into the second cache while the kernel before still runs */
     ROWS_TOGETHER = 512 /* of x a launch: bounds the memory of the partial sums */
 };
 
@@ -101,6 +102,12 @@ static __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N, 2) rows_product
     int warp_n = warp % WARPS_N * NT * 16, warp_m = warp / WARPS_N * MT * 8;
     int step0 = (int)blockIdx.y * a.steps_a_slice;
     int steps = a.steps - step0 < a.steps_a_slice ? a.steps - step0 : a.steps_a_slice;
+    if (threadIdx.x < TILE_N && n0 + (int)threadIdx.x < a.N) {
+        int k = step0 * TILE_K, ahead = steps < STEPS_AHEAD ? steps : STEPS_AHEAD;
+        int cols = a.K - k < ahead * TILE_K ? a.K - k : ahead * TILE_K;
+        ht_prefetch(a.w + (n0 + (int)threadIdx.x) * a.w_stride + k, (unsigned)cols * (unsigned)sizeof(ht_bf16));
+    }
+    ht_begin();
     stage_source w = source_of(a.w, a.w_stride, n0, a.N, step0 * TILE_K, a.K);
     stage_source x = source_of(a.x, a.x_stride, m0, a.M, step0 * TILE_K, a.K);
     auto bring_stage = [&](int stage) {
@@ -185,7 +192,7 @@ static ht_status launch_tiles(ht_backend *be, tile_arguments a, ht_error *err) {
         a.tickets = cuda->tickets;
     }
     HT_CHECK(ht_cuda_allow_shared((const void *)rows_product<BM, WARPS_M, WARPS_N, STAGES>, shared, err));
-    HT_LAUNCH((rows_product<BM, WARPS_M, WARPS_N, STAGES>), grid, dim3(32 * WARPS_M * WARPS_N), shared, cuda->stream, a);
+    HT_LAUNCH_EARLY((rows_product<BM, WARPS_M, WARPS_N, STAGES>), grid, dim3(32 * WARPS_M * WARPS_N), shared, cuda, a);
     return ht_cuda_launched("matmul_rows", err);
 }
 

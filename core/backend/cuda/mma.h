@@ -1,6 +1,6 @@
 /*
- * mma.h: instructions of the tensor cores, of asynchronous copies, of powers and reciprocals, sm_80 and newer. The one place
- * where they are written; tests/gpu emulates them.
+ * mma.h: instructions of the tensor cores, of asynchronous copies, of powers and reciprocals, sm_80 and newer. The one
+ * place where they are written; tests/gpu emulates them.
  *
  * Fragments (PTX manual, "Matrix fragments for mma.m16n8k16"), of lane l with g = l / 4, t = l % 4; two bf16 a
  * register, the lower column (of A) or row (of B) in the low half:
@@ -62,6 +62,16 @@ __device__ __forceinline__ void ht_copy_commit(void) {
 /* Waits for this thread's groups but the last UNDER_WAY; other threads see their copies after a barrier. */
 template <int UNDER_WAY> __device__ __forceinline__ void ht_copy_wait(void) {
     asm volatile("cp.async.wait_group %0;" ::"n"(UNDER_WAY) : "memory");
+}
+
+/* Begins to bring `bytes` bytes, a multiple of 16 as the address is, into the second cache, for reads to come: nothing but
+ * their time depends on it, whoever writes there. */
+__device__ __forceinline__ void ht_prefetch(const void *from, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
+#else
+    (void)from, (void)bytes;
+#endif
 }
 
 /* 2^x to 2^-22 of it; 0 where it is below 2^-126. */

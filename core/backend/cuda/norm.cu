@@ -14,8 +14,9 @@ enum {
 
 template <typename T, int W>
 static __global__ void __launch_bounds__(MOST_THREADS)
-    norm(T *y, int64_t y_stride, float *__restrict__ rstd, const T *x, int64_t x_stride, const T *__restrict__ gain,
-         int64_t rows, int packs, float eps) {
+    norm(T *y, int64_t y_stride, float *rstd, const T *x, int64_t x_stride, const T *gain, int64_t rows, int packs,
+         float eps) {
+    ht_begin();
     HT_SHARED(float, partials, [32]);
     int threads = (int)blockDim.x, first = (int)threadIdx.x;
     ht_raw<T, W> gains[KEPT];
@@ -74,9 +75,9 @@ static ht_status launch(const ht_cuda *cuda, ht_tensor *y, float *rstd, const ht
                         float eps, ht_error *err) {
     enum { BLOCKS_A_MULTIPROCESSOR = 64 };
     int64_t packs = x->cols / W, most = (int64_t)cuda->multiprocessors * BLOCKS_A_MULTIPROCESSOR;
-    HT_LAUNCH((norm<T, W>), dim3((unsigned)ht_least(x->rows, most)), dim3(ht_row_threads(packs, KEPT, MOST_THREADS)), 0,
-              cuda->stream, (T *)y->data, y->stride, rstd, (const T *)x->data, x->stride, (const T *)gain->data,
-              x->rows, (int)packs, eps);
+    HT_LAUNCH_EARLY((norm<T, W>), dim3((unsigned)ht_least(x->rows, most)),
+                    dim3(ht_row_threads(packs, KEPT, MOST_THREADS)), 0, cuda, (T *)y->data, y->stride, rstd,
+                    (const T *)x->data, x->stride, (const T *)gain->data, x->rows, (int)packs, eps);
     return ht_cuda_launched("rms_norm_forward", err);
 }
 

@@ -12,8 +12,9 @@ enum { THREADS = 256, BLOCKS_A_MULTIPROCESSOR = 16, HEADS_TOGETHER = 2 };
 
 /* packs: of half a head. */
 template <typename T, int W>
-static __global__ void rotate(T *x, int64_t x_stride, const float *__restrict__ table, int64_t table_stride,
-                              const int32_t *__restrict__ positions, int64_t tokens, int heads, int packs, float sign) {
+static __global__ void rotate(T *x, int64_t x_stride, const float *table, int64_t table_stride,
+                              const int32_t *positions, int64_t tokens, int heads, int packs, float sign) {
+    ht_begin();
     int64_t half = (int64_t)packs * W;
     for (int64_t t = (int64_t)blockIdx.x * blockDim.z + threadIdx.z; t < tokens; t += (int64_t)gridDim.x * blockDim.z) {
         const float *angles = table + positions[t] * table_stride;
@@ -64,9 +65,9 @@ static ht_status launch(const ht_cuda *cuda, ht_tensor *x, int64_t heads, int64_
     unsigned tokens = THREADS / across / over;
     tokens = tokens < 64 ? tokens : 64; /* the most that blockDim.z can be */
     int64_t blocks = ht_ceil_div(x->rows, tokens), most = (int64_t)cuda->multiprocessors * BLOCKS_A_MULTIPROCESSOR;
-    HT_LAUNCH((rotate<T, W>), dim3((unsigned)ht_least(blocks, most)), dim3(across, over, tokens), 0, cuda->stream,
-              (T *)x->data, x->stride, (const float *)table->data, table->stride, positions, x->rows, (int)heads,
-              (int)packs, direction < 0 ? -1.0f : 1.0f);
+    HT_LAUNCH_EARLY((rotate<T, W>), dim3((unsigned)ht_least(blocks, most)), dim3(across, over, tokens), 0, cuda,
+                    (T *)x->data, x->stride, (const float *)table->data, table->stride, positions, x->rows, (int)heads,
+                    (int)packs, direction < 0 ? -1.0f : 1.0f);
     return ht_cuda_launched("rope", err);
 }
 

@@ -10,8 +10,9 @@
 enum { PACKS = 4 };
 
 template <typename T, int W>
-static __global__ void gather(T *__restrict__ y, int64_t y_stride, const T *__restrict__ x, int64_t x_stride,
-                              const int32_t *__restrict__ index, int64_t rows, int64_t packs) {
+static __global__ void gather(T *y, int64_t y_stride, const T *x, int64_t x_stride, const int32_t *index, int64_t rows,
+                              int64_t packs) {
+    ht_begin();
     int64_t tiles = ht_tiles<PACKS>(rows, packs);
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int64_t row, first;
@@ -71,8 +72,8 @@ template <typename T, int W>
 static ht_status launch_gather(const ht_cuda *cuda, ht_tensor *y, const ht_tensor *x, const int32_t *rows,
                                ht_error *err) {
     ht_launch_shape shape = ht_tile_shape(cuda, y->rows, y->cols / W, PACKS);
-    HT_LAUNCH((gather<T, W>), shape.grid, shape.block, 0, cuda->stream, (T *)y->data, y->stride, (const T *)x->data,
-              x->stride, rows, y->rows, y->cols / W);
+    HT_LAUNCH_EARLY((gather<T, W>), shape.grid, shape.block, 0, cuda, (T *)y->data, y->stride, (const T *)x->data,
+                    x->stride, rows, y->rows, y->cols / W);
     return ht_cuda_launched("gather_rows", err);
 }
 

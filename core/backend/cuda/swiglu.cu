@@ -14,8 +14,8 @@ static __device__ __forceinline__ float sigmoid(float x) {
 }
 
 template <typename T, int W>
-static __global__ void forward(T *__restrict__ y, int64_t y_stride, const T *__restrict__ gu, int64_t gu_stride,
-                               int64_t rows, int64_t packs) {
+static __global__ void forward(T *y, int64_t y_stride, const T *gu, int64_t gu_stride, int64_t rows, int64_t packs) {
+    ht_begin();
     int64_t tiles = ht_tiles<PACKS>(rows, packs);
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int64_t row, first;
@@ -96,8 +96,8 @@ static int halves_packed(const ht_tensor *gu) {
 template <typename T, int W>
 static ht_status launch_forward(const ht_cuda *cuda, ht_tensor *y, const ht_tensor *gu, ht_error *err) {
     ht_launch_shape shape = ht_tile_shape(cuda, y->rows, y->cols / W, PACKS);
-    HT_LAUNCH((forward<T, W>), shape.grid, shape.block, 0, cuda->stream, (T *)y->data, y->stride, (const T *)gu->data,
-              gu->stride, y->rows, y->cols / W);
+    HT_LAUNCH_EARLY((forward<T, W>), shape.grid, shape.block, 0, cuda, (T *)y->data, y->stride, (const T *)gu->data,
+                    gu->stride, y->rows, y->cols / W);
     return ht_cuda_launched("swiglu_forward", err);
 }
 

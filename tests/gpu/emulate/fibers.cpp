@@ -49,6 +49,7 @@ struct fiber {
     fiber_state state;
     const char *file; /* where it waits */
     int line;
+    bool begun; /* has waited for the kernel before, or need not */
     void *fake; /* AddressSanitizer's */
     std::vector<async_copy> copies;
     int groups; /* committed */
@@ -151,6 +152,7 @@ static stack take_stack(void) {
 }
 
 static void begin(void);
+static void need_begun(const char *file, int line);
 
 /* A stack as ht_emulated_switch leaves it, from which `begin` is entered. Stacks begin at different distances from a page's
  * start: in the same places of each, all would share a few lines of the cache. */
@@ -224,6 +226,7 @@ static void begin(void) {
     if (!m.scheduler_bottom) m.scheduler_bottom = bottom, m.scheduler_bytes = bytes; /* the first comes from there */
     for (;;) {
         m.launch->thread();
+        need_begun("its end", 0);
         int thread = m.current;
         fiber *f = &m.fibers[(size_t)thread];
         warp *w = &m.warps[(size_t)thread / 32];
@@ -245,6 +248,14 @@ static void begin(void) {
 
 /* --- what threads wait for --------------------------------------------------------------------------------- */
 
+void ht_begin(void) {
+    m.fibers[(size_t)m.current].begun = true;
+}
+static void need_begun(const char *file, int line) {
+    if (!m.fibers[(size_t)m.current].begun)
+        ht_emulated_fail("a kernel that is launched early has not waited for the one before", file, line);
+}
+
 static void wait_as(fiber_state state, const char *file, int line) {
     fiber *f = &m.fibers[(size_t)m.current];
     f->state = state;
@@ -254,6 +265,7 @@ static void wait_as(fiber_state state, const char *file, int line) {
 }
 
 void ht_emulated_barrier(const char *file, int line) {
+    need_begun(file, line);
     if (m.at_barrier == 0) {
         m.barrier_file = file;
         m.barrier_line = line;
@@ -280,6 +292,7 @@ const ht_emulated_lane *ht_emulated_exchange(unsigned mask, const void *given, s
     fiber *f = &m.fibers[(size_t)m.current];
     warp *w = &m.warps[(size_t)m.current / 32];
     unsigned lane = 1u << m.current % 32;
+    need_begun(file, line);
     if (!(mask & lane)) ht_emulated_fail("a lane is not in the mask of its own operation", file, line);
     if (mask & ~w->members) ht_emulated_fail("the mask names lanes that the block does not have", file, line);
     if (w->arrived && w->mask != mask) ht_emulated_fail("lanes of one warp give different masks", file, line);
@@ -319,6 +332,7 @@ void ht_emulated_fail(const char *what, const char *file, int line) {
 
 void ht_emulated_copy_begin(void *to, const unsigned char *bytes, int size) {
     fiber *f = &m.fibers[(size_t)m.current];
+    need_begun("a copy", 0);
     async_copy copy = {(unsigned char *)to, {0}, size, f->groups};
     memcpy(copy.bytes, bytes, (size_t)size);
     ht_emulated_writes(to, (size_t)size);
@@ -402,6 +416,7 @@ static void run_block(void) {
         f.state = READY;
         f.file = "";
         f.line = 0;
+        f.begun = !m.launch->early;
         f.copies.clear();
         f.groups = 0;
     }

@@ -100,7 +100,7 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *kernel) {
     (void)kernel;
-    *attributes = {0};
+    *attributes = {0, 0};
     return cudaSuccess;
 }
 

@@ -77,6 +77,13 @@ void ht_ldmatrix_trans(uint32_t (&r)[4], const void *row, const char *file, int 
             memcpy((char *)&r[m] + 2 * half, lanes[8 * m + 2 * t + half] + 2 * g, 2);
 }
 
+void ht_prefetch(const void *from, unsigned bytes) {
+    if (((uintptr_t)from | bytes) % 16) ht_emulated_fail("prefetch: not a multiple of 16", __FILE__, __LINE__);
+    const volatile unsigned char *at = (const volatile unsigned char *)from;
+    for (unsigned i = 0; i < bytes; i += 16)
+        (void)at[i];
+}
+
 /* Both sides are touched here, where a sanitizer sees it; NaN until the copy is waited for. */
 void ht_emulated_copy(void *to, const void *from, int bytes, int size, const char *file, int line) {
     if (((uintptr_t)to | (uintptr_t)from) % (unsigned)size)

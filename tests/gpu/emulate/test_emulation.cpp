@@ -252,6 +252,15 @@ static __global__ void not_in_the_mask(void) {
 }
 static __global__ void nothing(void) {
 }
+static __global__ void one_does_not_begin(int *out) {
+    if (threadIdx.x == 63) return;
+    ht_begin();
+    out[threadIdx.x] = 1;
+}
+static __global__ void warps_meet_before_the_beginning(void) {
+    __syncthreads();
+    ht_begin();
+}
 
 /* The launch fails, and the next one is as good as ever. */
 #define FAILS(error, ...)                                                                                              \
@@ -274,6 +283,21 @@ static void test_emulation__barriers_that_are_missed_fail_the_launch(void **stat
         FAILS(cudaErrorLaunchFailure, not_in_the_mask, dim3(1), dim3(32), 0, NULL);
         FAILS(cudaErrorLaunchFailure, a_lane_is_missing, dim3(1), dim3(40), 0, NULL,
               out); /* 8 lanes in the last warp */
+    }
+    cudaFreeHost(out);
+}
+
+static void test_emulation__kernels_launched_early_begin_by_waiting(void **state) {
+    (void)state;
+    const struct { cudaStream_t stream; } at_once = {NULL};
+    int *out = pinned<int>(64, NULL);
+    for (int round = 0; round < 2; round++) {
+        HT_LAUNCH_EARLY(one_does_not_begin, dim3(1), dim3(63), 0, &at_once, out);
+        assert_int_equal(cudaGetLastError(), cudaSuccess);
+        HT_LAUNCH_EARLY(one_does_not_begin, dim3(1), dim3(64), 0, &at_once, out);
+        assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
+        HT_LAUNCH_EARLY(warps_meet_before_the_beginning, dim3(1), dim3(64), 0, &at_once);
+        assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
     }
     cudaFreeHost(out);
 }
@@ -502,6 +526,7 @@ int main(void) {
         cmocka_unit_test(test_emulation__a_copy_comes_when_it_is_waited_for),
         cmocka_unit_test(test_emulation__powers_of_two),
         cmocka_unit_test(test_emulation__barriers_that_are_missed_fail_the_launch),
+        cmocka_unit_test(test_emulation__kernels_launched_early_begin_by_waiting),
         cmocka_unit_test(test_emulation__limits_of_a_launch),
         cmocka_unit_test(test_emulation__a_missing_barrier_changes_the_bits),
         cmocka_unit_test(test_emulation__memory_nobody_wrote_is_nan),

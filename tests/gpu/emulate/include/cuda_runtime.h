@@ -11,6 +11,8 @@
  *     where a barrier is missing, the second of two equal calls gives another result;
  *   - two accesses that nothing orders, one of them a write, are an error of the launch (races.cpp);
  *   - a launch outside of the limits of the hardware is refused;
+ *   - a thread of a kernel that is launched early must not copy, wait for others or end before it has waited for the kernel
+ *     before (ht_begin);
  *   - a stream does its work only when it is waited for: what was reused, freed or read too early is wrong every time.
  * What it does not see: two streams that touch the same memory, and timing.
  */
@@ -106,6 +108,7 @@ enum cudaDeviceAttr {
 
 struct cudaFuncAttributes {
     size_t sharedSizeBytes;
+    int ptxVersion;
 };
 
 static const size_t HT_EMULATED_MEMORY = (size_t)4 << 30; /* bytes of the GPU's */
@@ -162,20 +165,23 @@ struct ht_emulated_launch {
     dim3 grid, block;
     size_t shared;
     std::function<void(void)> thread; /* one thread of the kernel */
+    bool early;                       /* its threads have to begin with ht_begin */
 };
 /* An error of the shape is left to cudaGetLastError, one of the kernel to what waits for the stream. */
 void ht_emulated_run(const ht_emulated_launch &launch, cudaStream_t stream);
 
 /* Arguments become the kernel's parameters now, as on a GPU. */
 template <typename... P, typename... A>
-void ht_emulated_call(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                      A... arguments) {
+void ht_emulated_call(const char *name, bool early, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+                      cudaStream_t stream, A... arguments) {
     std::function<void(void)> thread = std::bind(kernel, static_cast<P>(arguments)...);
-    ht_emulated_run({name, (const void *)kernel, grid, block, shared, thread}, stream);
+    ht_emulated_run({name, (const void *)kernel, grid, block, shared, thread, early}, stream);
 }
 
 #define HT_LAUNCH(kernel, grid, block, shared, stream, ...)                                                            \
-    ht_emulated_call(#kernel, (kernel), (grid), (block), (size_t)(shared), (stream)__VA_OPT__(, ) __VA_ARGS__)
+    ht_emulated_call(#kernel, false, (kernel), (grid), (block), (size_t)(shared), (stream)__VA_OPT__(, ) __VA_ARGS__)
+#define HT_LAUNCH_EARLY(kernel, grid, block, shared, cuda, ...)                                                        \
+    ht_emulated_call(#kernel, true, (kernel), (grid), (block), (size_t)(shared), (cuda)->stream __VA_OPT__(, ) __VA_ARGS__)
 
 /* --- the device's side: a thread's place, shared memory ---------------------------------------------------- */
 
@@ -196,6 +202,7 @@ void *ht_emulated_dynamic_shared(void);
 
 #define HT_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
+void ht_begin(void);
 void ht_emulated_barrier(const char *file, int line);
 static inline void __syncthreads(HT_HERE) {
     ht_emulated_barrier(file, line);

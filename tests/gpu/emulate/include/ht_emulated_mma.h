@@ -26,6 +26,8 @@ template <int UNDER_WAY> void ht_copy_wait(void) {
     ht_emulated_copy_wait(UNDER_WAY);
 }
 
+void ht_prefetch(const void *from, unsigned bytes); /* reads them, so that AddressSanitizer sees what lies outside */
+
 static inline float ht_exp2(float x) {
     return x < -126 ? 0 : exp2f(x);
 }
