@@ -48,13 +48,11 @@ static ht_status open_models(work *w, ht_ppo_models *m, ht_error *err) {
     HT_TRY(work_model(w, &m->helpful, HT_HEAD_SCALAR, err));
     HT_TRY(share_model(&m->safe, &m->helpful, err));
     HT_TRY(copy_model(w, &m->value, &m->helpful, err));
-    /* Where the optimizer's state must be small, so must activations. */
-    ht_keep keep = w->amount.state == HT_ADAMW_F32 ? HT_KEEP_ALL : HT_KEEP_RECOMPUTE;
     ht_trainable_options training = {.state = w->amount.state};
     HT_TRY(ht_trainable_init(&m->policy_training, &m->policy, &training, &w->arena, err));
     training.lends = &m->policy_training;
     HT_TRY(ht_trainable_init(&m->value_training, &m->value, &training, &w->arena, err));
-    HT_TRY(ht_ppo_models_init_passes(m, &w->arena, keep, &limits, err));
+    HT_TRY(ht_ppo_models_init_passes(m, &w->arena, HT_KEEP_ALL, &limits, err));
 done:
     return status;
 }
