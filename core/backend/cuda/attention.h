@@ -61,8 +61,12 @@ template <typename T> struct ht_head_rows {
     T *data; /* row 0 */
     int64_t stride;
     int group, width;
+    unsigned inverse; /* 2^31 / group, rounded up: products replace divisions, exact below 2^31 / group */
+    __device__ __forceinline__ int token(int row) const {
+        return (int)__umulhi(2 * (unsigned)row, inverse);
+    }
     __device__ __forceinline__ T *at(int row) const {
-        return data + row / group * stride + row % group * width;
+        return data + token(row) * stride + (row - token(row) * group) * width;
     }
 };
 
@@ -70,7 +74,8 @@ template <typename T> struct ht_head_rows {
 template <typename T>
 __device__ __forceinline__ ht_head_rows<T> ht_rows_of(T *tensor, int64_t stride, int64_t token, int kv_head, int group,
                                                       int width) {
-    return {tensor + token * stride + (int64_t)kv_head * group * width, stride, group, width};
+    unsigned inverse = (0x7fffffffu + (unsigned)group) / (unsigned)group;
+    return {tensor + token * stride + (int64_t)kv_head * group * width, stride, group, width, inverse};
 }
 
 /* Rows [row, row + 16 MT) of `rows`, a warp's part of a block; those behind the last one see what it sees. */

@@ -74,6 +74,20 @@ namespace keys { /* a block owns keys */
 enum { WARPS = 8, THREADS = 32 * WARPS, KEYS = 16 * WARPS, ROWS = 64, NT = ROWS / 8 };
 }
 
+/* Scores of keys from `key` on by rows from `row` on: those of rows that do not see the key, or are none, become
+ * -infinity. */
+template <int NT>
+static __device__ __forceinline__ void mask_rows(float (&s)[1][NT][4], int row, int rows, int key, int group) {
+    int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        int own = row + lane % 4 * 2 + e % 2, first_seeing = (key + lane / 4 + e / 2 * 8) * group;
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+            if (own + j * 8 < first_seeing || own + j * 8 >= rows) s[0][j][e] = -INFINITY;
+    }
+}
+
 template <int D> static __global__ void __launch_bounds__(keys::THREADS, 1) make_dk_dv(backward_arguments a) {
     using namespace keys;
     HT_DYNAMIC_SHARED(ht_bf16, k_tile);
@@ -117,16 +131,13 @@ template <int D> static __global__ void __launch_bounds__(keys::THREADS, 1) make
         if (warp_key < w.length && (row0 + ROWS - 1) / a.group >= warp_key) {
             float p[1][NT][4] = {}, ds[1][NT][4] = {};
             ht_rows_by_rows<1, NT, D>(p, k_tile + warp * 16 * D, q_tile);
+            if (row0 < (warp_key + 15) * a.group || row0 + ROWS > rows) mask_rows(p, row0, rows, warp_key, a.group);
             const ht_row_statistics *r = statistics[turn] + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < NT; j++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    int row = row0 + j * 8 + lane % 4 * 2 + e % 2,
-                        first_seeing = (warp_key + lane / 4 + e / 2 * 8) * a.group;
-                    float weight = ht_exp2(fmaf(p[0][j][e], a.exponent_scale, -r[j * 8 + e % 2].exponent));
-                    p[0][j][e] = row >= first_seeing && row < rows ? weight : 0;
-                }
+                for (int e = 0; e < 4; e++)
+                    p[0][j][e] = ht_exp2(fmaf(p[0][j][e], a.exponent_scale, -r[j * 8 + e % 2].exponent));
             ht_left_by_rows<1, NT, D>(dv, ht_as_left(p), dout_tile);
             ht_rows_by_rows<1, NT, D>(ds, v_tile + warp * 16 * D, dout_tile);
 #pragma unroll

@@ -91,8 +91,9 @@ ht_status ht_cuda_check_rows(const char *op, const int32_t *seq_start, int64_t s
                              ht_error *err) {
     enum { MARGIN = 1024 }; /* rows behind the last one that kernels may name */
     for (int64_t s = 0; s < sequences; s++)
-        if ((seq_start[s + 1] - seq_start[s]) * group > INT32_MAX - MARGIN)
-            return ht_fail(err, HT_ERR_USAGE, "%s: sequence %lld has 2^31 rows or more", op, (long long)s);
+        if ((seq_start[s + 1] - seq_start[s]) * group > INT32_MAX / group - MARGIN)
+            return ht_fail(err, HT_ERR_USAGE, "%s: sequence %lld has 2^31 rows or more for each of %lld heads", op,
+                           (long long)s, (long long)group);
     return HT_OK;
 }
 

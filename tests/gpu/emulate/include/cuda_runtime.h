@@ -320,6 +320,9 @@ static inline float __uint_as_float(unsigned bits) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+static inline unsigned __umulhi(unsigned a, unsigned b) {
+    return (unsigned)((uint64_t)a * b >> 32);
+}
 static inline int __popc(unsigned bits) {
     return __builtin_popcount(bits);
 }
