@@ -267,7 +267,7 @@ static void test_cuda__token_loss_of_long_rows(void **state) {
 
 /* bf16 products of `rows` rows of x from row `first` on; the bits of y. `shift`: x's rows are not aligned. */
 static void rows_product(uint16_t *bits, int64_t first, int64_t rows, int shift) {
-    enum { M = 300, N = 200, K = 1096 };
+    enum { M = 600, N = 200, K = 1096 };
     op_result result;
     op_run run = {.dtype = HT_BF16, .seed = 8};
     op_run_begin(&run, gpu, &result);
@@ -287,9 +287,9 @@ static void rows_product(uint16_t *bits, int64_t first, int64_t rows, int shift)
 
 static void test_cuda__decoded_rows_do_not_depend_on_their_company(void **state) {
     (void)state;
-    enum { M = 300, N = 200 };
+    enum { M = 600, N = 200 };
     const int64_t cuts[][2] = {{0, 1},  {17, 1},   {299, 1},  {3, 8},   {5, 16},   {40, 17},
-                               {1, 33}, {100, 64}, {200, 65}, {9, 130}, {33, 257}, {0, 299}};
+                               {1, 33}, {100, 64}, {200, 65}, {9, 130}, {33, 513}, {0, 599}};
     uint16_t *whole = calloc(M * N, sizeof *whole), *part = calloc(M * N, sizeof *part);
     rows_product(whole, 0, M, 0);
     for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {

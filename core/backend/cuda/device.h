@@ -24,9 +24,9 @@ typedef __nv_bfloat16 ht_bf16;
     (kernel)<<<(grid), (block), (size_t)(shared_bytes), (stream)>>>(__VA_ARGS__)
 
 /*
- * The same on the backend's stream, for the short kernels of decoding: its blocks may take their places while the kernel
- * before it still runs. All of its threads begin with ht_begin, which waits for that one to have ended and for what it has
- * written to be seen; so nothing but the start is early. What the kernel before reads or writes is not touched by way of
+ * The same on the backend's stream, for short kernels: its blocks may take their places while the kernel before it still
+ * runs. All of its threads begin with ht_begin, which waits for that one to have ended and for what it has written to be
+ * seen; so nothing but the start is early. What the kernel before reads or writes is not touched by way of
  * `const __restrict__` pointers: the compiler may read from these at any time.
  */
 #define HT_LAUNCH_EARLY(kernel, grid, block, shared_bytes, cuda, ...)                                                  \

@@ -49,6 +49,7 @@ static __device__ __forceinline__ void finish(T *dx, pack_values<W> &v, float sc
 }
 
 template <typename T, int W> static __global__ void __launch_bounds__(MOST_THREADS) norm_backward(norm_arguments<T> a) {
+    ht_begin();
     HT_SHARED(float, partials, [32]);
     HT_DYNAMIC_SHARED(float, dynamic);
     float *sums = a.partial ? dynamic : NULL; /* [dim]; each thread has its own columns of it */
@@ -119,7 +120,8 @@ template <typename T, int W> static __global__ void __launch_bounds__(MOST_THREA
 }
 
 /* dgain += the partial sums, in a fixed order: every 32nd by one thread, then those of 32 threads. */
-static __global__ void sum_partials(float *dgain, const float *__restrict__ partial, int64_t blocks, int64_t dim) {
+static __global__ void sum_partials(float *dgain, const float *partial, int64_t blocks, int64_t dim) {
+    ht_begin();
     HT_SHARED(float, sums, [SUM_SIDE][SUM_SIDE + 1]);
     int64_t col = (int64_t)blockIdx.x * SUM_SIDE + threadIdx.x;
     float sum = 0;
@@ -152,12 +154,12 @@ static ht_status launch(ht_backend *be, ht_tensor *dx, ht_tensor *dgain, const h
     a.gain = (const T *)gain->data, a.rstd = rstd;
     a.partial = (float *)partial;
     a.rows = x->rows, a.packs = (int)(dim / W);
-    HT_LAUNCH((norm_backward<T, W>), dim3((unsigned)blocks), dim3(ht_row_threads(a.packs, KEPT, MOST_THREADS)), shared,
-              cuda->stream, a);
+    HT_LAUNCH_EARLY((norm_backward<T, W>), dim3((unsigned)blocks), dim3(ht_row_threads(a.packs, KEPT, MOST_THREADS)),
+                    shared, cuda, a);
     HT_CHECK(ht_cuda_launched("rms_norm_backward", err));
     if (!dgain) return HT_OK;
-    HT_LAUNCH(sum_partials, dim3((unsigned)ht_ceil_div(dim, SUM_SIDE)), dim3(SUM_SIDE, SUM_SIDE), 0, cuda->stream,
-              (float *)dgain->data, a.partial, blocks, dim);
+    HT_LAUNCH_EARLY(sum_partials, dim3((unsigned)ht_ceil_div(dim, SUM_SIDE)), dim3(SUM_SIDE, SUM_SIDE), 0, cuda,
+                    (float *)dgain->data, a.partial, blocks, dim);
     return ht_cuda_launched("rms_norm_backward", err);
 }
 
