@@ -17,6 +17,9 @@ enum { HT_EMULATED_STACK_BYTES = 256 << 10 }; /* of a thread */
  * printed. */
 bool ht_emulated_run_grid(const ht_emulated_launch *launch, size_t shared_limit);
 
+/* The running thread has waited for the kernel before, or need not. */
+bool ht_emulated_begun(void);
+
 /* From here on accesses of kernels to this memory are watched for races, until it is forgotten; `shared`: a block's. */
 void ht_emulated_watch(const void *start, size_t bytes, bool shared);
 void ht_emulated_forget(const void *start);

@@ -152,7 +152,6 @@ static stack take_stack(void) {
 }
 
 static void begin(void);
-static void need_begun(const char *file, int line);
 
 /* A stack as ht_emulated_switch leaves it, from which `begin` is entered. Stacks begin at different distances from a page's
  * start: in the same places of each, all would share a few lines of the cache. */
@@ -226,7 +225,8 @@ static void begin(void) {
     if (!m.scheduler_bottom) m.scheduler_bottom = bottom, m.scheduler_bytes = bytes; /* the first comes from there */
     for (;;) {
         m.launch->thread();
-        need_begun("its end", 0);
+        if (!ht_emulated_begun())
+            ht_emulated_fail("a kernel that is launched early ends and has not waited for the one before", NULL, 0);
         int thread = m.current;
         fiber *f = &m.fibers[(size_t)thread];
         warp *w = &m.warps[(size_t)thread / 32];
@@ -251,9 +251,8 @@ static void begin(void) {
 void ht_begin(void) {
     m.fibers[(size_t)m.current].begun = true;
 }
-static void need_begun(const char *file, int line) {
-    if (!m.fibers[(size_t)m.current].begun)
-        ht_emulated_fail("a kernel that is launched early has not waited for the one before", file, line);
+bool ht_emulated_begun(void) {
+    return m.fibers[(size_t)m.current].begun;
 }
 
 static void wait_as(fiber_state state, const char *file, int line) {
@@ -265,7 +264,6 @@ static void wait_as(fiber_state state, const char *file, int line) {
 }
 
 void ht_emulated_barrier(const char *file, int line) {
-    need_begun(file, line);
     if (m.at_barrier == 0) {
         m.barrier_file = file;
         m.barrier_line = line;
@@ -292,7 +290,6 @@ const ht_emulated_lane *ht_emulated_exchange(unsigned mask, const void *given, s
     fiber *f = &m.fibers[(size_t)m.current];
     warp *w = &m.warps[(size_t)m.current / 32];
     unsigned lane = 1u << m.current % 32;
-    need_begun(file, line);
     if (!(mask & lane)) ht_emulated_fail("a lane is not in the mask of its own operation", file, line);
     if (mask & ~w->members) ht_emulated_fail("the mask names lanes that the block does not have", file, line);
     if (w->arrived && w->mask != mask) ht_emulated_fail("lanes of one warp give different masks", file, line);
@@ -332,7 +329,6 @@ void ht_emulated_fail(const char *what, const char *file, int line) {
 
 void ht_emulated_copy_begin(void *to, const unsigned char *bytes, int size) {
     fiber *f = &m.fibers[(size_t)m.current];
-    need_begun("a copy", 0);
     async_copy copy = {(unsigned char *)to, {0}, size, f->groups};
     memcpy(copy.bytes, bytes, (size_t)size);
     ht_emulated_writes(to, (size_t)size);

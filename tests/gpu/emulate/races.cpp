@@ -226,6 +226,8 @@ static void access(const void *start, size_t bytes, kind is, const void *code) {
     uintptr_t at = (uintptr_t)start;
     word *w = d.running ? shadow_of(at, bytes) : NULL;
     if (!w) return;
+    if (!d.at->shared && !ht_emulated_begun())
+        ht_emulated_fail("a kernel that is launched early touches memory and has not waited for the one before", NULL, 0);
     for (uintptr_t end = at + bytes, next; at < end; at = next, w++) {
         next = (at / WORD + 1) * WORD;
         if (next > end) next = end;

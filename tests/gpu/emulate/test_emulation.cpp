@@ -257,10 +257,6 @@ static __global__ void one_does_not_begin(int *out) {
     ht_begin();
     out[threadIdx.x] = 1;
 }
-static __global__ void warps_meet_before_the_beginning(void) {
-    __syncthreads();
-    ht_begin();
-}
 
 /* The launch fails, and the next one is as good as ever. */
 #define FAILS(error, ...)                                                                                              \
@@ -295,8 +291,6 @@ static void test_emulation__kernels_launched_early_begin_by_waiting(void **state
         HT_LAUNCH_EARLY(one_does_not_begin, dim3(1), dim3(63), 0, &at_once, out);
         assert_int_equal(cudaGetLastError(), cudaSuccess);
         HT_LAUNCH_EARLY(one_does_not_begin, dim3(1), dim3(64), 0, &at_once, out);
-        assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
-        HT_LAUNCH_EARLY(warps_meet_before_the_beginning, dim3(1), dim3(64), 0, &at_once);
         assert_int_equal(cudaGetLastError(), cudaErrorLaunchFailure);
     }
     cudaFreeHost(out);

@@ -169,10 +169,36 @@ static void test_races__lanes_of_a_warp(void **state) {
     cudaFreeHost(memory);
 }
 
+/* What it reads before it has waited may be the work of the kernel before. */
+static __global__ void touch(unsigned *global, int early) {
+    HT_SHARED(unsigned, own, [64]);
+    own[threadIdx.x] = early ? global[threadIdx.x] : 1;
+    __syncthreads();
+    ht_begin();
+    global[threadIdx.x] = own[63 - threadIdx.x];
+}
+
+static void test_races__a_kernel_launched_early(void **state) {
+    (void)state;
+    const struct {
+        cudaStream_t stream;
+    } at_once = {NULL};
+    unsigned *memory = NULL;
+    assert_int_equal(cudaMallocHost(&memory, 4096), cudaSuccess);
+    for (int early = 0; early < 2; early++) {
+        HT_LAUNCH_EARLY(touch, dim3(1), dim3(64), 0, &at_once, memory, early);
+        assert_int_equal(cudaGetLastError(), early ? cudaErrorLaunchFailure : cudaSuccess);
+        HT_LAUNCH(touch, dim3(1), dim3(64), 0, NULL, memory, early);
+        assert_int_equal(cudaGetLastError(), cudaSuccess);
+    }
+    cudaFreeHost(memory);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_races__what_is_told),
         cmocka_unit_test(test_races__lanes_of_a_warp),
+        cmocka_unit_test(test_races__a_kernel_launched_early),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@
  *     where a barrier is missing, the second of two equal calls gives another result;
  *   - two accesses that nothing orders, one of them a write, are an error of the launch (races.cpp);
  *   - a launch outside of the limits of the hardware is refused;
- *   - a thread of a kernel that is launched early must not copy, wait for others or end before it has waited for the kernel
+ *   - a thread of a kernel that is launched early must not touch global memory or end before it has waited for the kernel
  *     before (ht_begin);
  *   - a stream does its work only when it is waited for: what was reused, freed or read too early is wrong every time.
  * What it does not see: two streams that touch the same memory, and timing.
