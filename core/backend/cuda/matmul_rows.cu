@@ -88,6 +88,41 @@ static __device__ __forceinline__ void bring(ht_bf16 *tile, stage_source &s, boo
     s.cols -= TILE_K;
 }
 
+/* Leaves this slice's sums in memory. true: the tile's other slices had come, and `sums` is what all add up to. */
+template <int NT, int MT, int THREADS>
+static __device__ __forceinline__ bool add_slices(float (&sums)[NT][MT][4], const tile_arguments &a, int rows,
+                                                  unsigned *ticket) {
+    constexpr int slice_size = NT * MT * THREADS;
+    float4 *partial = a.partial + (int64_t)blockIdx.x * a.slices * slice_size + threadIdx.x;
+    float4 *own = partial + (int64_t)blockIdx.y * slice_size;
+#pragma unroll
+    for (int i = 0; i < NT * MT; i++)
+        if (i % MT * 8 < rows) ht_store(reinterpret_cast<float *>(own + i * THREADS), sums[i / MT][i % MT]);
+    __syncthreads();
+    if (threadIdx.x == 0) { /* between two barriers, one thread's fences are for what the whole block writes and reads */
+        __threadfence();
+        *ticket = atomicAdd(a.tickets + blockIdx.x, 1u);
+        __threadfence();
+    }
+    __syncthreads();
+    if (*ticket != (unsigned)a.slices - 1) return false;
+    if (threadIdx.x == 0) a.tickets[blockIdx.x] = 0;
+#pragma unroll
+    for (int i = 0; i < NT * MT * 4; i++)
+        sums[i / 4 / MT][i / 4 % MT][i % 4] = 0;
+#pragma unroll(NT *MT < 8 ? 8 / (NT * MT) : 1) /* eight reads under way */
+    for (int s = 0; s < a.slices; s++, partial += slice_size) {
+#pragma unroll
+        for (int i = 0; i < NT * MT; i++) {
+            if (i % MT * 8 >= rows) continue;
+            float4 add = __ldcg(partial + i * THREADS);
+            float(&sum)[4] = sums[i / MT][i % MT];
+            sum[0] += add.x, sum[1] += add.y, sum[2] += add.z, sum[3] += add.w;
+        }
+    }
+    return true;
+}
+
 /* BM rows of x, over WARPS_M warps, by TILE_N columns of y, over WARPS_N. */
 template <int BM, int WARPS_M, int WARPS_N, int STAGES>
 static __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N, 2) rows_product(tile_arguments a) {
@@ -133,37 +168,8 @@ static __global__ void __launch_bounds__(32 * WARPS_M * WARPS_N, 2) rows_product
         now = now + 1 == STAGES ? 0 : now + 1;
     }
 
-    if (a.slices > 1) {
-        constexpr int slice_size = NT * MT * THREADS;
-        float4 *partial = a.partial + (int64_t)blockIdx.x * a.slices * slice_size + threadIdx.x;
-        float4 *own = partial + (int64_t)blockIdx.y * slice_size;
-        int rows = a.M - m0 - warp_m - lane % 4 * 2; /* those that x has, counted from this lane's first */
-#pragma unroll
-        for (int i = 0; i < NT * MT; i++)
-            if (i % MT * 8 < rows) ht_store(reinterpret_cast<float *>(own + i * THREADS), sums[i / MT][i % MT]);
-        __syncthreads();
-        if (threadIdx.x == 0) { /* between two barriers, one thread's fences are for what the whole block writes and reads */
-            __threadfence();
-            ticket[0] = atomicAdd(a.tickets + blockIdx.x, 1u);
-            __threadfence();
-        }
-        __syncthreads();
-        if (ticket[0] != (unsigned)a.slices - 1) return; /* another block will add up */
-        if (threadIdx.x == 0) a.tickets[blockIdx.x] = 0;
-#pragma unroll
-        for (int i = 0; i < NT * MT * 4; i++)
-            sums[i / 4 / MT][i / 4 % MT][i % 4] = 0;
-#pragma unroll(NT *MT < 8 ? 8 / (NT * MT) : 1) /* eight reads under way */
-        for (int s = 0; s < a.slices; s++, partial += slice_size) {
-#pragma unroll
-            for (int i = 0; i < NT * MT; i++) {
-                if (i % MT * 8 >= rows) continue;
-                float4 add = __ldcg(partial + i * THREADS);
-                float(&sum)[4] = sums[i / MT][i % MT];
-                sum[0] += add.x, sum[1] += add.y, sum[2] += add.z, sum[3] += add.w;
-            }
-        }
-    }
+    int rows = a.M - m0 - warp_m - lane % 4 * 2; /* those that x has, counted from this lane's first */
+    if (a.slices > 1 && !add_slices<NT, MT, THREADS>(sums, a, rows, ticket)) return;
 
 #pragma unroll
     for (int i = 0; i < NT; i++) {
