@@ -4,7 +4,8 @@
  *
  * First the tokens are brought into the order of their ids, those of one id in the order of t: a warp owns 32 ids and
  * reads all T, twice, to count and to place. Then every id's rows are summed by the threads that own its columns.
- * Launch   V / 32 warps, 4 a block; then a block an id and 1024 or 2048 columns (256 threads, one pack each).
+ * Launch   V / 32 warps, 4 a block; then a block a token and 1024 or 2048 columns (256 threads, one pack each), of which the
+ *          first of an id works.
  * Traffic  ids: T V / 16 words from the second cache, 0.8 GB at T = 100k and V = 32k; dy once, touched rows of dtable
  *          twice: memory-bound. A frequent id is a chain of rows: 4 are read ahead.
  * Fused    nothing.
@@ -62,14 +63,15 @@ static __global__ void order_tokens(int32_t *__restrict__ start, int32_t *__rest
     }
 }
 
+/* A block a token, in their order: the first of an id adds them all. */
 template <typename T, int W>
 static __global__ void sum_rows(float *__restrict__ dtable, int64_t dtable_stride, const T *__restrict__ dy,
-                                int64_t dy_stride, const int32_t *__restrict__ start, const int32_t *__restrict__ order,
-                                int64_t packs) {
-    int from = start[blockIdx.x], end = start[blockIdx.x + 1];
+                                int64_t dy_stride, const int32_t *__restrict__ ids, const int32_t *__restrict__ start,
+                                const int32_t *__restrict__ order, int64_t packs) {
+    int id = ids[order[blockIdx.x]], from = start[id], end = start[id + 1];
     int64_t pack = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
-    if (from == end || pack >= packs) return;
-    float *to = dtable + blockIdx.x * dtable_stride + pack * W;
+    if (from != (int)blockIdx.x || pack >= packs) return;
+    float *to = dtable + id * dtable_stride + pack * W;
     float sum[W], v[W];
     ht_load(sum, to);
     for (; from < end; from += AHEAD) {
@@ -90,13 +92,13 @@ static __global__ void sum_rows(float *__restrict__ dtable, int64_t dtable_strid
 }
 
 template <typename T, int W>
-static ht_status launch_sum(const ht_cuda *cuda, ht_tensor *dtable, const ht_tensor *dy, const int32_t *start,
-                            const int32_t *order, ht_error *err) {
+static ht_status launch_sum(const ht_cuda *cuda, ht_tensor *dtable, const ht_tensor *dy, const int32_t *ids,
+                            const int32_t *start, const int32_t *order, ht_error *err) {
     int64_t packs = dy->cols / W;
     unsigned threads = ht_row_threads(packs, 1, COLUMN_THREADS);
-    dim3 grid((unsigned)dtable->rows, (unsigned)ht_ceil_div(packs, threads));
+    dim3 grid((unsigned)dy->rows, (unsigned)ht_ceil_div(packs, threads));
     HT_LAUNCH((sum_rows<T, W>), grid, dim3(threads), 0, cuda->stream, (float *)dtable->data, dtable->stride,
-              (const T *)dy->data, dy->stride, start, order, packs);
+              (const T *)dy->data, dy->stride, ids, start, order, packs);
     return ht_cuda_launched("embedding_backward", err);
 }
 
@@ -113,5 +115,5 @@ ht_status ht_cuda_embedding_backward(ht_backend *be, ht_tensor *dtable, const ht
     HT_LAUNCH(order_tokens, dim3((unsigned)ht_ceil_div(dtable->rows, WARPS * 32)), dim3(WARPS * 32), 0, cuda->stream,
               start, order, ids, (int)dy->rows, (int)dtable->rows);
     HT_CHECK(ht_cuda_launched("embedding_backward", err));
-    return HT_DISPATCH(dy->dtype, ht_packed(dtable) && ht_packed(dy), launch_sum, cuda, dtable, dy, start, order, err);
+    return HT_DISPATCH(dy->dtype, ht_packed(dtable) && ht_packed(dy), launch_sum, cuda, dtable, dy, ids, start, order, err);
 }
