@@ -36,10 +36,10 @@ static inline void ht_launch_early(void (*kernel)(P...), dim3 grid, dim3 block, 
                                    A... arguments) {
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = cuda->early;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared, config.stream = cuda->stream;
-    config.attrs = &attribute, config.numAttrs = 1;
+    config.attrs = &attribute, config.numAttrs = cuda->early ? 1 : 0;
     (void)cudaLaunchKernelEx(&config, kernel, arguments...); /* ht_cuda_launched tells */
 }
 
