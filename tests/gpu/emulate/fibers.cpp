@@ -60,7 +60,7 @@ struct warp {
     unsigned members; /* lanes that exist */
     unsigned arrived, mask;
     unsigned turn; /* which of the two buffers is being filled */
-    uint32_t syncs;
+    uint32_t syncs; /* how many __syncwarp of all its lanes */
     ht_emulated_lane given[2][32];
 };
 

@@ -52,8 +52,8 @@ struct memory {
     bool shared;  /* another one for each block */
 };
 
-static size_t shadow_bytes(size_t bytes) {
-    return (bytes + WORD - 1) / WORD * sizeof(word);
+static size_t words_of(size_t bytes) {
+    return (bytes + WORD - 1) / WORD;
 }
 
 /* Blocks whose accesses are ordered: for each, those with fewer barriers behind them than this. */
@@ -78,12 +78,11 @@ detector d;
 
 } // namespace
 
-/* --- what is watched, and what orders ----------------------------------------------------------------------
- */
+/* --- what is watched, and what orders ----------------------------------------------------------------- */
 
 void ht_emulated_watch(const void *start, size_t bytes, bool shared) {
     if (bytes == 0) return;
-    void *shadow = mmap(NULL, shadow_bytes(bytes), PROT_READ | PROT_WRITE,
+    void *shadow = mmap(NULL, words_of(bytes) * sizeof(word), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (shadow == MAP_FAILED) {
         perror("emulated CUDA: what is kept of accesses");
@@ -95,7 +94,7 @@ void ht_emulated_watch(const void *start, size_t bytes, bool shared) {
 void ht_emulated_forget(const void *start) {
     std::map<uintptr_t, memory>::iterator it = d.all.find((uintptr_t)start);
     if (it == d.all.end()) return;
-    munmap(it->second.shadow, shadow_bytes(it->second.bytes));
+    munmap(it->second.shadow, words_of(it->second.bytes) * sizeof(word));
     d.all.erase(it);
     memset(d.found, 0, sizeof d.found);
 }
@@ -142,8 +141,7 @@ void ht_emulated_fence(void) {
     if (d.acquirer == d.now.thread) join(&d.to_come, d.acquired);
 }
 
-/* --- accesses ----------------------------------------------------------------------------------------------
- */
+/* --- accesses ----------------------------------------------------------------------------------------- */
 
 /* What is kept of the bytes from `at` on, NULL for what is not watched (a thread's own memory, the host's);
  * sets d.at. */
@@ -185,10 +183,9 @@ static void report(const word *w, const stamp &before, kind was, kind is, const 
     char what[320], writer[32] = "";
     if (was == WRITE) snprintf(writer, sizeof writer, " 0x%llx", place(w->writer));
     snprintf(what, sizeof what,
-             "a race: it %s in word %zu of %zu, where thread %u of block %u of the launch (this is %u) has "
-             "%s with nothing "
-             "between: addr2line -ife PROGRAM 0x%llx%s",
-             is == READ ? "reads" : "writes", (size_t)(w - d.at->shadow), (d.at->bytes + 3) / WORD,
+             "a race: it %s in word %zu of %zu, where thread %u of block %u of the launch (this is %u) has %s with "
+             "nothing between: addr2line -ife PROGRAM 0x%llx%s",
+             is == READ ? "reads" : "writes", (size_t)(w - d.at->shadow), words_of(d.at->bytes),
              before.thread, before.block - d.first_block, d.now.block - d.first_block,
              was == READ ? "read" : "written", place(code), writer);
     ht_emulated_fail(what, NULL, 0);
@@ -260,8 +257,7 @@ void ht_emulated_atomic(const void *word, size_t bytes) {
     released[d.now.block] = d.now.barriers;
 }
 
-/* --- what -fsanitize=thread calls --------------------------------------------------------------------------
- */
+/* --- what -fsanitize=thread calls --------------------------------------------------------------------- */
 
 extern "C" {
 void __tsan_init(void);
